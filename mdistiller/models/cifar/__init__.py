@@ -1,0 +1,13 @@
+"""Networks for 32x32 and 64x64 images, by published name; each value takes `num_classes`."""
+
+from mdistiller.models.cifar import mobilenetv2, resnet, resnetv2, shufflenetv1, shufflenetv2, vgg, wrn
+
+NETWORKS = {
+    **resnet.NETWORKS,
+    **resnetv2.NETWORKS,
+    **wrn.NETWORKS,
+    **vgg.NETWORKS,
+    **mobilenetv2.NETWORKS,
+    **shufflenetv1.NETWORKS,
+    **shufflenetv2.NETWORKS,
+}

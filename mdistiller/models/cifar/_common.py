@@ -1,0 +1,45 @@
+"""What several families share: initialisation, the residual body, the pooled vector."""
+
+import torch.nn.functional as F
+from torch import nn
+
+
+def init_convolutions(model):
+    """Normal weights with variance 2 / (kernel area x output channels), zero bias (He et al., ICCV 2015)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def init_classifier(linear):
+    """Normal weights with deviation 0.01, zero bias."""
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+
+
+def run_residual_stages(x, stages):
+    """Run stages of blocks that return their output before its ReLU.
+
+    x: the stem's map after its ReLU, which stands in both lists, as published.
+    Returns `feats` and `preact_feats`: the stem and one map a stage.
+    """
+    feats, preact_feats = [x], [x]
+    for stage in stages:
+        for block in stage:
+            preact = block(x)
+            x = F.relu(preact)
+        feats.append(x)
+        preact_feats.append(preact)
+    return feats, preact_feats
+
+
+def global_average(x):
+    """(batch, channels, height, width) -> (batch, channels)."""
+    return x.mean(dim=(2, 3))
+
+
+def channel_shuffle(x, groups):
+    """Interleave the channels of `groups` equal groups: a1 a2 b1 b2 -> a1 b1 a2 b2. x: (batch, channels, ...)."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)

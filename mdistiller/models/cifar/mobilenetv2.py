@@ -1,0 +1,100 @@
+"""MobileNetV2 of half width for small images.
+
+Source: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
+"""
+
+import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.models.cifar._common import global_average, init_classifier, init_convolutions
+
+EXPANSION, WIDTH = 6, 0.5
+STEM_CHANNELS, LAST_CHANNELS = 32, 1280
+
+# expansion, channels at full width, blocks, first stride
+SETTINGS = (
+    (1, 16, 1, 1),
+    (EXPANSION, 24, 2, 1),
+    (EXPANSION, 32, 3, 2),
+    (EXPANSION, 64, 4, 2),
+    (EXPANSION, 96, 3, 1),
+    (EXPANSION, 160, 3, 2),
+    (EXPANSION, 320, 1, 1),
+)
+
+FEATURE_GROUPS = (1, 2, 4, 6)  # groups of blocks whose output is a feature map
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise 3x3, project: (batch, in_channels, h, w) -> (batch, channels, h/stride, w/stride).
+
+    The projection is linear: no ReLU follows it.
+    """
+
+    def __init__(self, in_channels, channels, stride, expansion):
+        super().__init__()
+        hidden = expansion * in_channels
+        self.has_shortcut = stride == 1 and in_channels == channels
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, hidden, 1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 3, stride, padding=1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x):
+        return x + self.conv(x) if self.has_shortcut else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """Half-width MobileNetV2.
+
+    forward: (batch, 3, h, w) -> logits (batch, num_classes) and features; the maps' sides are h/2, h/2, h/4, h/8, h/16.
+    Block outputs are linear, so `preact_feats` holds the same maps as `feats`; only the stem's differ.
+    `pooled_feat` has 1280 channels: it comes after one more 1x1 convolution.
+    """
+
+    def __init__(self, num_classes):
+        super().__init__()
+        channels = int(STEM_CHANNELS * WIDTH)
+        self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.blocks = nn.ModuleList()
+        for expansion, full_channels, blocks, first_stride in SETTINGS:
+            in_channels, channels = channels, int(full_channels * WIDTH)
+            first = InvertedResidual(in_channels, channels, first_stride, expansion)
+            rest = (InvertedResidual(channels, channels, 1, expansion) for _ in range(blocks - 1))
+            self.blocks.append(nn.Sequential(first, *rest))
+        self.conv2 = nn.Sequential(nn.Conv2d(channels, LAST_CHANNELS, 1, bias=False), nn.BatchNorm2d(LAST_CHANNELS))
+        self.classifier = nn.Sequential(nn.Linear(LAST_CHANNELS, num_classes))
+        init_convolutions(self)
+        init_classifier(self.classifier[0])
+
+    def forward(self, x):
+        stem_preact = self.conv1(x)
+        x = stem = F.relu(stem_preact)
+        stage_feats = []
+        for index, group in enumerate(self.blocks):
+            x = group(x)
+            if index in FEATURE_GROUPS:
+                stage_feats.append(x)
+        pooled = global_average(F.relu(self.conv2(x)))
+        features = {
+            "feats": [stem, *stage_feats],
+            "preact_feats": [stem_preact, *stage_feats],
+            "pooled_feat": pooled,
+        }
+        return self.classifier(pooled), features
+
+    def get_stage_channels(self):
+        return [self.conv1[1].num_features, *(norm.num_features for norm in self.get_bn_before_relu())]
+
+    def get_bn_before_relu(self):
+        """The last batch norm of each feature map's last block, though no ReLU follows it."""
+        return [self.blocks[index][-1].conv[-1] for index in FEATURE_GROUPS]
+
+
+NETWORKS = {"MobileNetV2": MobileNetV2}

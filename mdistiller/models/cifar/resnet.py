@@ -1,0 +1,79 @@
+"""ResNets for CIFAR: three stages of basic blocks.
+
+Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; the x4 widths are those of Tian et al.,
+Contrastive Representation Distillation, ICLR 2020.
+"""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.models.cifar._common import global_average, init_convolutions, run_residual_stages
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: (batch, in_channels, h, w) -> (batch, channels, h/stride, w/stride).
+
+    The output is the sum before its ReLU.
+    """
+
+    def __init__(self, in_channels, channels, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x):
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = F.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(out)) + shortcut
+
+
+class ResNet(nn.Module):
+    """CIFAR ResNet of `depth` = 6n + 2 layers; `channels` are those of the stem and the three stages.
+
+    forward: (batch, 3, h, w) -> logits (batch, num_classes) and features; the stages' sides are h, h/2, h/4.
+    """
+
+    def __init__(self, depth, channels, num_classes):
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.channels = channels
+        self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        self.layer1 = make_stage(channels[0], channels[1], blocks, stride=1)
+        self.layer2 = make_stage(channels[1], channels[2], blocks, stride=2)
+        self.layer3 = make_stage(channels[2], channels[3], blocks, stride=2)
+        self.fc = nn.Linear(channels[3], num_classes)
+        init_convolutions(self)
+
+    def forward(self, x):
+        stem = F.relu(self.bn1(self.conv1(x)))
+        feats, preact_feats = run_residual_stages(stem, (self.layer1, self.layer2, self.layer3))
+        pooled = global_average(feats[-1])
+        return self.fc(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+
+    def get_stage_channels(self):
+        return list(self.channels)
+
+    def get_bn_before_relu(self):
+        return [stage[-1].bn2 for stage in (self.layer1, self.layer2, self.layer3)]
+
+
+def make_stage(in_channels, channels, blocks, stride):
+    first = BasicBlock(in_channels, channels, stride)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)))
+
+
+NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+
+NETWORKS = {f"resnet{depth}": partial(ResNet, depth, NARROW) for depth in (8, 14, 20, 32, 44, 56, 110)} | {
+    f"resnet{depth}x4": partial(ResNet, depth, WIDE) for depth in (8, 32)
+}

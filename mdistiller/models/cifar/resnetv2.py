@@ -1,0 +1,117 @@
+"""ResNet18 and ResNet50 of ImageNet's shape with a 3x3 stem and no first pooling, for small images.
+
+Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
+"""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.models.cifar._common import global_average, init_convolutions, run_residual_stages
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions: (batch, in_channels, h, w) -> (batch, width, h/stride, w/stride), before the ReLU."""
+
+    expansion = 1
+
+    def __init__(self, in_channels, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = make_shortcut(in_channels, width, stride)
+
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(out)) + self.shortcut(x)
+
+    @property
+    def last_bn(self):
+        return self.bn2
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1: (batch, in_channels, h, w) -> (batch, 4 width, h/stride, w/stride), before the ReLU."""
+
+    expansion = 4
+
+    def __init__(self, in_channels, width, stride):
+        super().__init__()
+        out_channels = self.expansion * width
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return self.bn3(self.conv3(out)) + self.shortcut(x)
+
+    @property
+    def last_bn(self):
+        return self.bn3
+
+
+class ResNet(nn.Module):
+    """Four stages of `block`, `depths` blocks each.
+
+    forward: (batch, 3, h, w) -> logits (batch, num_classes) and features; the stages' sides are h, h/2, h/4, h/8.
+    `zero_init_residual` starts every block as the identity (Goyal et al., 2017).
+    """
+
+    def __init__(self, block, depths, num_classes, zero_init_residual=False):
+        super().__init__()
+        out_channels = [block.expansion * width for width in (64, 128, 256, 512)]
+        self.channels = [64, *out_channels]
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = make_stage(block, 64, 64, depths[0], stride=1)
+        self.layer2 = make_stage(block, out_channels[0], 128, depths[1], stride=2)
+        self.layer3 = make_stage(block, out_channels[1], 256, depths[2], stride=2)
+        self.layer4 = make_stage(block, out_channels[2], 512, depths[3], stride=2)
+        self.linear = nn.Linear(out_channels[3], num_classes)
+        init_convolutions(self)
+        if zero_init_residual:
+            for stage in self.stages:
+                for residual in stage:
+                    nn.init.zeros_(residual.last_bn.weight)
+
+    @property
+    def stages(self):
+        return self.layer1, self.layer2, self.layer3, self.layer4
+
+    def forward(self, x):
+        stem = F.relu(self.bn1(self.conv1(x)))
+        feats, preact_feats = run_residual_stages(stem, self.stages)
+        pooled = global_average(feats[-1])
+        return self.linear(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+
+    def get_stage_channels(self):
+        return list(self.channels)
+
+    def get_bn_before_relu(self):
+        return [stage[-1].last_bn for stage in self.stages]
+
+
+def make_shortcut(in_channels, out_channels, stride):
+    if stride == 1 and in_channels == out_channels:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+def make_stage(block, in_channels, width, blocks, stride):
+    first = block(in_channels, width, stride)
+    return nn.Sequential(first, *(block(block.expansion * width, width, stride=1) for _ in range(blocks - 1)))
+
+
+NETWORKS = {
+    "ResNet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
+    "ResNet50": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
+}

@@ -1,0 +1,3 @@
+"""Networks for 224x224 images, by published name."""
+
+NETWORKS = {}

@@ -1,0 +1,179 @@
+"""What every network promises to the distillers, the trainer and the compiler."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.models import build_model
+from tests.models.networks import CIFAR_NAMES, ONE_PER_FAMILY, random_images
+
+RELU_NETWORKS = [name for name in CIFAR_NAMES if not name.startswith(("wrn", "MobileNetV2", "ShuffleV2"))]
+one_per_family = pytest.mark.parametrize("name", ONE_PER_FAMILY)
+
+
+def build(name, num_classes=100):
+    torch.manual_seed(0)
+    return build_model("cifar100", name, num_classes)
+
+
+@torch.no_grad()
+def eval_outputs(name, images):
+    return build(name).eval()(images)
+
+
+def batch_norms(network):
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.fixture(scope="module", params=CIFAR_NAMES)
+def network(request):
+    return build(request.param).eval()
+
+
+@pytest.fixture(scope="module")
+def features(network):
+    """The features of an odd batch, in eval mode."""
+    with torch.no_grad():
+        return network(random_images(3))[1]
+
+
+def test_features_have_the_promised_keys(features):
+    assert set(features) == {"feats", "preact_feats", "pooled_feat"}
+
+
+def test_each_feature_map_has_a_preactivation_of_its_shape(features):
+    assert [feat.shape for feat in features["feats"]] == [preact.shape for preact in features["preact_feats"]]
+
+
+def test_stage_channels_are_those_of_the_feature_maps(network, features):
+    assert network.get_stage_channels() == [feat.shape[1] for feat in features["feats"]]
+
+
+def test_each_preactivation_but_the_stem_has_a_batch_norm_of_its_width(network, features):
+    norms = network.get_bn_before_relu()
+    assert all(isinstance(norm, nn.BatchNorm2d) for norm in norms)
+    assert [norm.num_features for norm in norms] == [preact.shape[1] for preact in features["preact_feats"][1:]]
+
+
+def test_pooled_feature_is_what_the_classifier_reads(network, features):
+    classifier = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    assert features["pooled_feat"].shape == (3, classifier.in_features)
+
+
+def test_one_image_alone_gives_the_features_it_has_in_a_batch(network, features):
+    with torch.no_grad():
+        _, alone = network(random_images(3)[:1])
+    torch.testing.assert_close(alone["pooled_feat"], features["pooled_feat"][:1], rtol=1e-4, atol=1e-4)
+
+
+def test_larger_images_double_the_maps_and_keep_the_pooled_width(network, features):
+    with torch.no_grad():
+        _, larger = network(random_images(1, size=64))
+    assert larger["pooled_feat"].shape[1] == features["pooled_feat"].shape[1]
+    sides = [feat.shape[2] for feat in features["feats"]]
+    if type(network).__name__ == "VGG":
+        sides[-1] //= 2  # pooled once more
+    assert [feat.shape[2:] for feat in larger["feats"]] == [(2 * side, 2 * side) for side in sides]
+
+
+def test_one_training_step_moves_running_statistics_once(network):
+    network = copy.deepcopy(network).train()
+    with torch.no_grad():
+        network(random_images(2))
+    assert {norm.num_batches_tracked.item() for norm in batch_norms(network)} == {1}
+
+
+@pytest.mark.parametrize("name", RELU_NETWORKS)
+def test_feature_maps_are_the_relu_of_the_preactivations(name):
+    _, features = eval_outputs(name, random_images(1))
+    for feat, preact in zip(features["feats"], features["preact_feats"], strict=True):
+        assert torch.equal(feat, F.relu(preact))
+    assert all((preact < 0).any() for preact in features["preact_feats"][1:])
+
+
+def test_wrn_preactivations_are_the_normalised_feature_maps():
+    network = build("wrn_16_2").eval()
+    with torch.no_grad():
+        _, features = network(random_images(2))
+        for norm, feat, preact in zip(
+            network.get_bn_before_relu(), features["feats"][1:], features["preact_feats"][1:], strict=True
+        ):
+            assert torch.equal(norm(feat), preact)
+
+
+def test_mobilenetv2_block_outputs_are_linear():
+    _, features = eval_outputs("MobileNetV2", random_images(2))
+    stem, *blocks = features["feats"]
+    stem_preact, *block_preacts = features["preact_feats"]
+    assert torch.equal(stem, F.relu(stem_preact)) and (stem_preact < 0).any()
+    assert all(feat is preact for feat, preact in zip(blocks, block_preacts, strict=True))
+
+
+def test_shufflenetv2_feature_maps_are_the_shuffled_relu_of_the_preactivations():
+    _, features = eval_outputs("ShuffleV2", random_images(2))
+    for feat, preact in zip(features["feats"][1:], features["preact_feats"][1:], strict=True):
+        left, right = F.relu(preact).chunk(2, dim=1)
+        assert torch.equal(feat[:, 0::2], left)
+        assert torch.equal(feat[:, 1::2], right)
+
+
+def test_shufflenetv2_batch_norms_belong_to_the_channels_of_the_preactivations():
+    network = build("ShuffleV2").eval()
+    for norm in batch_norms(network):  # a norm of weight 0 gives its bias, whatever the image
+        nn.init.zeros_(norm.weight)
+        nn.init.uniform_(norm.bias, 0.5, 1.5)
+    with torch.no_grad():
+        _, features = network(random_images(1))
+    for norm, preact in zip(network.get_bn_before_relu(), features["preact_feats"][1:], strict=True):
+        assert torch.equal(norm.bias, preact[0, :, 1, 1])
+
+
+def test_shufflenetv2_batch_norms_agree_in_every_parameter_and_statistic():
+    network = build("ShuffleV2")
+    for norm in batch_norms(network):
+        values = torch.rand(norm.num_features)
+        norm.load_state_dict(dict.fromkeys(("weight", "bias", "running_mean", "running_var"), values), strict=False)
+    for norm in network.get_bn_before_relu():
+        assert all(torch.equal(norm.weight, field) for field in (norm.bias, norm.running_mean, norm.running_var))
+
+
+@one_per_family
+def test_every_feature_carries_a_gradient_to_the_first_layer(name):
+    network = build(name)
+    _, features = network(random_images(2))
+    first_weight = next(network.parameters())
+    for feature in [*features["feats"], *features["preact_feats"], features["pooled_feat"]]:
+        (gradient,) = torch.autograd.grad(feature.square().mean(), first_weight, retain_graph=True)
+        assert gradient.any()
+
+
+@one_per_family
+def test_channels_last_gives_the_same_training_step(name):
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        network = build(name).double().to(memory_format=memory_format)
+        logits, _ = network(random_images(2).double().to(memory_format=memory_format))
+        logits.square().sum().backward()
+        results.append((logits, next(network.parameters()).grad))
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-8)
+
+
+@one_per_family
+def test_compiles_to_one_graph_with_equal_outputs(name):
+    torch.compiler.reset()
+    network = build(name).eval()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(random_images(2)), network(random_images(2)))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "ShuffleV2"])
+def test_compiled_training_moves_running_statistics_once(name):
+    torch.compiler.reset()
+    network = build(name)
+    logits, _ = torch.compile(network, fullgraph=True, backend="aot_eager")(random_images(2))
+    logits.sum().backward()
+    assert {norm.num_batches_tracked.item() for norm in batch_norms(network)} == {1}

@@ -1,0 +1,61 @@
+"""Names, aliases, errors and published weight files."""
+
+import pytest
+import torch
+
+from mdistiller.errors import UserError
+from mdistiller.models import build_model, canonical_name, model_names
+from tests.models.networks import CIFAR_NAMES, random_images
+
+
+@pytest.mark.parametrize("dataset", ["cifar100", "tiny_imagenet"])
+def test_model_names_are_the_published_ones(dataset):
+    assert sorted(model_names(dataset)) == CIFAR_NAMES
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [("shufflenetv1", "ShuffleV1"), ("shufflenetv2", "ShuffleV2"), ("mobilenetv2", "MobileNetV2")],
+)
+def test_alias_stands_for_the_canonical_name(alias, name):
+    assert canonical_name("cifar100", alias) == name
+    assert type(build_model("cifar100", alias, 10)) is type(build_model("cifar100", name, 10))
+
+
+def test_canonical_name_of_a_network_is_itself():
+    assert [canonical_name("cifar100", name) for name in CIFAR_NAMES] == CIFAR_NAMES
+
+
+def test_tiny_imagenet_logits_have_one_column_a_class():
+    logits, _ = build_model("tiny_imagenet", "resnet8", num_classes=200)(random_images(2, size=64))
+    assert logits.shape == (2, 200)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("resnet57", "resnet56"), ("resnet18", "ResNet18"), ("VGG13", "vgg13"), ("shuflenetv1", "ShuffleV1")],
+)
+def test_unknown_network_names_the_nearest(name, nearest):
+    with pytest.raises(UserError, match=rf"unknown network '{name}'.*did you mean {nearest}\?"):
+        build_model("cifar100", name, 100)
+
+
+def test_unknown_network_lists_the_valid_ones_in_one_line():
+    with pytest.raises(UserError) as error:
+        build_model("cifar100", "transformer", 100)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(name in message for name in model_names("cifar100"))
+
+
+def test_unknown_dataset_names_the_nearest():
+    with pytest.raises(UserError, match=r"unknown dataset 'cifar-100'.*did you mean cifar100\?"):
+        model_names("cifar-100")
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet56", "wrn_16_2"])
+def test_published_weights_load(name, shared):
+    path = shared / "checkpoints" / f"best_model_weights_{name}.pth"
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    build_model("cifar100", name, num_classes=100).load_state_dict(weights, strict=True)
