@@ -1,8 +1,17 @@
 """The one exception a user can cause."""
 
+import difflib
+
 
 class UserError(Exception):
     """Bad input: what was wrong, what was expected, what to type next, in one line.
 
     The command-line scripts print it on stderr and exit with status 2; nothing else is caught.
     """
+
+
+def nearest(word: str, known) -> str:
+    """`" (nearest: 'x')"` for the entry x of `known` that resembles `word` most, letter case aside."""
+    by_lower = {name.lower(): name for name in known}
+    match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.0)
+    return f" (nearest: {by_lower[match[0]]!r})" if match else ""

@@ -1,0 +1,58 @@
+"""Zhao et al., Decoupled Knowledge Distillation, CVPR 2022."""
+
+import torch
+import torch.nn.functional as F
+
+from ._base import Distiller
+from ._common import cross_entropy, full_precision, warm_up
+
+
+@full_precision
+def dkd_loss(logits_student, logits_teacher, target, alpha, beta, temperature):
+    """T² (α · TCKD + β · NCKD), mean over the batch.
+
+    logits_*: (batch, classes); target: (batch,). Returns a scalar. TCKD is the KL divergence of the binary
+    distributions (target class, all others); NCKD that of the distributions over the other classes alone. Both are
+    computed from log-probabilities, so they stay finite where a probability vanishes.
+    """
+    is_target = F.one_hot(target, logits_student.shape[1]).bool()
+
+    def decouple(logits):
+        logits = logits / temperature
+        others = logits.masked_fill(is_target, -torch.inf)
+        log_p_others = F.log_softmax(others, dim=1).masked_fill(is_target, 0.0)
+        target_and_rest = torch.stack([logits.gather(1, target[:, None]).squeeze(1), others.logsumexp(dim=1)], dim=1)
+        return F.log_softmax(target_and_rest, dim=1), log_p_others
+
+    binary_student, others_student = decouple(logits_student)
+    binary_teacher, others_teacher = decouple(logits_teacher)
+    tckd = F.kl_div(binary_student, binary_teacher, reduction="batchmean", log_target=True)
+    # The target's place holds log-probability 0 on both sides, so it adds exp(0) · (0 − 0) = 0.
+    nckd = F.kl_div(others_student, others_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * (alpha * tckd + beta * nckd)
+
+
+class DKD(Distiller):
+    """CE_WEIGHT · cross-entropy + warm-up · dkd_loss, the logits clamped to ±CLAMP first where CLAMP > 0."""
+
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+        self.ce_weight = cfg.DKD.CE_WEIGHT
+        self.alpha = cfg.DKD.ALPHA
+        self.beta = cfg.DKD.BETA
+        self.temperature = cfg.DKD.T
+        self.warmup = cfg.DKD.WARMUP
+        self.clamp = cfg.DKD.CLAMP
+
+    def forward_train(self, image, target, **kwargs):
+        logits_student, _ = self.student(image)
+        with torch.no_grad():
+            logits_teacher, _ = self.teacher(image)
+        soft_student, soft_teacher = logits_student, logits_teacher
+        if self.clamp > 0:
+            soft_student, soft_teacher = (z.clamp(-self.clamp, self.clamp) for z in (soft_student, soft_teacher))
+        loss_dkd = dkd_loss(soft_student, soft_teacher, target, self.alpha, self.beta, self.temperature)
+        return logits_student, {
+            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
+            "loss_kd": warm_up(kwargs["epoch"], self.warmup) * loss_dkd,
+        }

@@ -1,0 +1,94 @@
+"""Distillation methods: one paper, one file."""
+
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+
+from mdistiller.errors import UserError, nearest
+
+from ._base import Distiller
+from .CLKD import CLKD
+from .DKD import DKD
+from .KD import KD
+from .MLKD import MLKD
+from .SKD import SKD
+from .Vanilla import Vanilla
+
+DISTILLERS = {"NONE": Vanilla, "KD": KD, "DKD": DKD, "CLKD": CLKD, "MLKD": MLKD, "SKD": SKD}
+ALIASES = {"VANILLA": "NONE"}
+
+__all__ = ["Distiller", "build_distiller", "canonical_name", "distiller_names", "is_file_reference", "label_of"]
+
+
+def distiller_names() -> list[str]:
+    """Names that `build_distiller` knows, beside `path/to/file.py:ClassName`."""
+    return list(DISTILLERS)
+
+
+def is_file_reference(name: str) -> bool:
+    """Whether `name` is of the form `path/to/file.py:ClassName`."""
+    return ".py:" in name or name.endswith(".py")
+
+
+def canonical_name(name: str) -> str:
+    """The name under which `name` (any case) is registered; a file reference passes unchanged.
+
+    Raises UserError naming the nearest method where there is none.
+    """
+    if is_file_reference(name):
+        return name
+    upper = name.upper()
+    upper = ALIASES.get(upper, upper)
+    if upper not in DISTILLERS:
+        raise UserError(
+            f"unknown distiller {name!r}{nearest(upper, DISTILLERS)}; valid: {', '.join(DISTILLERS)}, "
+            "or path/to/file.py:ClassName"
+        )
+    return upper
+
+
+def label_of(name: str) -> str:
+    """The name that runs and tables show: the class's, also of a file reference."""
+    return name.rpartition(":")[2] if is_file_reference(name) else DISTILLERS[canonical_name(name)].__name__
+
+
+def load_distiller_class(reference: str) -> type:
+    """The class that `path/to/file.py:ClassName` names.
+
+    The file is loaded as a submodule of this package, so a file written for MDistiller keeps its relative imports.
+    Raises UserError where the file or the class is missing or the file does not import.
+    """
+    path, _, class_name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no distiller file {path}; expected --distiller path/to/file.py:ClassName")
+    name = f"{__name__}._file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"distiller file {path} does not import: {type(error).__name__}: {error}") from error
+    own = [key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == name]
+    if class_name not in own:
+        raise UserError(
+            f"no class {class_name!r} in {path}; type {path}:ClassName, classes there: {', '.join(own) or 'none'}"
+        )
+    return getattr(module, class_name)
+
+
+def build_distiller(name, student, teacher, cfg, num_data=None):
+    """The method `name`, or the class of a file reference, around the two networks.
+
+    teacher: None for plain training; cfg: the whole config; num_data: number of training images, for the methods
+    that keep a memory of them. Raises UserError for an unknown name.
+    """
+    name = canonical_name(name)
+    if name == "NONE":
+        return Vanilla(student)
+    cls = load_distiller_class(name) if is_file_reference(name) else DISTILLERS[name]
+    takes_num_data = "num_data" in inspect.signature(cls.__init__).parameters
+    return cls(student, teacher, cfg, num_data) if takes_num_data else cls(student, teacher, cfg)

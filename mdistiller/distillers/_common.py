@@ -1,0 +1,96 @@
+"""What several methods share."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def full_precision(loss_function):
+    """Decorator: compute a loss outside autocast, its half-precision tensor arguments in float32.
+
+    float32 and float64 arguments pass unchanged.
+    """
+
+    def promote(value):
+        is_half = isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+        return value.float() if is_half else value
+
+    @functools.wraps(loss_function)
+    def wrapped(*args, **kwargs):
+        device = next(value.device.type for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        with torch.autocast(device, enabled=False):
+            return loss_function(*map(promote, args), **{name: promote(value) for name, value in kwargs.items()})
+
+    return wrapped
+
+
+cross_entropy = full_precision(F.cross_entropy)
+
+
+def warm_up(epoch: int, epochs: int) -> float:
+    """Weight of a distillation loss in epoch `epoch` (from 1) of a linear warm-up over `epochs`."""
+    return min(epoch / epochs, 1.0) if epochs > 0 else 1.0
+
+
+def low_confidence_share(confidence: torch.Tensor) -> torch.Tensor:
+    """Share of the entries of `confidence` (n,) that are at most their median; a scalar.
+
+    `torch.median` is the lower of the two middle values. No entry lies strictly between the two, so the share
+    equals the one that their mean gives, and nothing leaves the device.
+    """
+    return (confidence <= confidence.median()).to(confidence.dtype).mean()
+
+
+class ConvReg(nn.Module):
+    """Convolutional regressor of FitNet (ICLR 2015): maps student features onto the teacher's shape.
+
+    s_shape, t_shape: (batch, channels, height, width), of which the batch is ignored. Halves or doubles the
+    resolution by a strided (transposed) convolution; bridges any other difference with a kernel of that size.
+    """
+
+    def __init__(self, s_shape, t_shape, use_relu: bool = True):
+        super().__init__()
+        (_, s_channels, s_height, s_width), (_, t_channels, t_height, t_width) = s_shape, t_shape
+        self.use_relu = use_relu
+        if s_height == 2 * t_height:
+            self.conv = nn.Conv2d(s_channels, t_channels, kernel_size=3, stride=2, padding=1)
+        elif s_height * 2 == t_height:
+            self.conv = nn.ConvTranspose2d(s_channels, t_channels, kernel_size=4, stride=2, padding=1)
+        elif s_height >= t_height:
+            kernel_size = (1 + s_height - t_height, 1 + s_width - t_width)
+            self.conv = nn.Conv2d(s_channels, t_channels, kernel_size)
+        else:
+            kernel_size = (1 + t_height - s_height, 1 + t_width - s_width)
+            self.conv = nn.ConvTranspose2d(s_channels, t_channels, kernel_size)
+        self.bn = nn.BatchNorm2d(t_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn(self.conv(x))
+        return self.relu(x) if self.use_relu else x
+
+
+@torch.no_grad()
+def probe_features(network: nn.Module, input_size) -> dict:
+    """Features of a blank image of `input_size` (height, width), in eval mode; leaves the network as it was."""
+    training = {module: module.training for module in network.modules()}
+    parameter = next(network.parameters())
+    network.eval()
+    try:
+        _, features = network(parameter.new_zeros(1, 3, *input_size))
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return features
+
+
+def get_feat_shapes(student: nn.Module, teacher: nn.Module, input_size):
+    """Shapes of the "feats" of both networks for images of `input_size` (height, width).
+
+    Returns two lists of `torch.Size` (1, channels, height, width), the student's and the teacher's. The published
+    code probes in train mode, which moves batch-norm statistics; here they are untouched.
+    """
+    shapes = [[feat.shape for feat in probe_features(network, input_size)["feats"]] for network in (student, teacher)]
+    return shapes[0], shapes[1]
