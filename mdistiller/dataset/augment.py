@@ -1,0 +1,245 @@
+"""Batched augmentation of uint8 images, on any device, equal to what PIL does one image at a time.
+
+Every operation takes `images`, a uint8 tensor (n, 3, H, W), and `magnitude`, a float tensor (n,) with one strength an
+image, and returns a new uint8 tensor of the same shape. The published recipe was written with PIL, so PIL's rounding is
+part of it: each operation reproduces the named PIL call exactly.
+
+Random numbers are always drawn on the host, from a CPU generator: a seed gives the same pictures on every device, and
+the device never has to wait for a choice to be known.
+"""
+
+import torch
+import torch.nn.functional as F
+
+CROP_PADDING = 4
+OPERATIONS_PER_IMAGE = 2
+CUTOUT_MAX_SIDE = 0.5
+CUTOUT_COLOUR = (125, 123, 114)
+
+
+def weak(images, generator):
+    """Pad with 4 black pixels, crop back to the original size at a random place, mirror half of the images.
+
+    images: uint8 (n, 3, H, W). Returns the same shape. Source: Deep Residual Learning, CVPR 2016, section 4.2.
+    """
+    count, _, height, width = images.shape
+    positions = 2 * CROP_PADDING + 1
+    top, left = torch.randint(positions, (2, count), generator=generator)
+    mirrored = torch.randint(2, (count,), generator=generator)
+    row = torch.arange(count) + count * mirrored
+    row, top, left = torch.stack([row, top, left]).to(images.device, non_blocking=True)
+    both = F.pad(torch.cat([images, images.flip(3)]), [CROP_PADDING] * 4)
+    return both.unfold(2, height, 1).unfold(3, width, 1)[row, :, top, left]
+
+
+def strong(images, generator, posterize_bits=(1, 1)):
+    """`weak`, then `distort`. images: uint8 (n, 3, H, W). Returns the same shape."""
+    return distort(weak(images, generator), generator, posterize_bits)
+
+
+def distort(images, generator, posterize_bits=(1, 1)):
+    """Two random operations an image, then cutout.
+
+    images: uint8 (n, 3, H, W). Returns the same shape. `posterize_bits` bounds what Posterize keeps: one bit in the
+    CIFAR recipe, (4, 8) in the ImageNet one.
+    """
+    for _ in range(OPERATIONS_PER_IMAGE):
+        images = random_operation(images, generator, posterize_bits)
+    return cutout(images, generator)
+
+
+def random_operation(images, generator, posterize_bits=(1, 1)):
+    """Apply to each image one of the fourteen operations, at a magnitude uniform in the operation's range.
+
+    images: uint8 (n, 3, H, W). Returns the same shape. Source: RandAugment, NeurIPS 2020, with random magnitudes.
+    """
+    operations = operation_table(posterize_bits)
+    choices = torch.randint(len(operations), (len(images),), generator=generator)
+    uniform = torch.rand(len(images), generator=generator)
+    # Sorted by operation, the rows that share one are a slice whose bounds the host knows.
+    order = choices.argsort(stable=True)
+    counts = choices.bincount(minlength=len(operations)).tolist()
+    uniform = uniform[order].to(images.device, non_blocking=True)
+    order, inverse = torch.stack([order, order.argsort()]).to(images.device, non_blocking=True)
+    groups = zip(operations.values(), images.index_select(0, order).split(counts), uniform.split(counts), strict=True)
+    results = [op(group, low + (high - low) * u) for (op, low, high), group, u in groups]
+    return torch.cat(results).index_select(0, inverse)
+
+
+def cutout(images, generator):
+    """Paint one square an image: side uniform in 0 to 0.5 of the shorter side, centre uniform over the image.
+
+    A pixel is painted when its middle lies inside the square; what sticks out of the image is lost.
+    images: uint8 (n, 3, H, W). Returns the same shape.
+    Source: Improved Regularization of Convolutional Neural Networks with Cutout, arXiv 1708.04552.
+    """
+    count, _, height, width = images.shape
+    y, x, side = torch.rand(3, count, 1, generator=generator).to(images.device, non_blocking=True)
+    half = side * CUTOUT_MAX_SIDE * min(height, width) / 2
+    rows = (torch.arange(height, device=images.device) + 0.5 - y * height).abs() < half
+    columns = (torch.arange(width, device=images.device) + 0.5 - x * width).abs() < half
+    square = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
+    images = images.clone()
+    for channel, value in enumerate(CUTOUT_COLOUR):
+        images[:, channel : channel + 1].masked_fill_(square, value)
+    return images
+
+
+def operation_table(posterize_bits=(1, 1)):
+    """The strong operations as {name: (function, lowest magnitude, highest magnitude)}."""
+    return {
+        "AutoContrast": (autocontrast, 0, 1),
+        "Brightness": (brightness, 0.05, 0.95),
+        "Color": (color, 0.05, 0.95),
+        "Contrast": (contrast, 0.05, 0.95),
+        "Equalize": (equalize, 0, 1),
+        "Identity": (identity, 0, 1),
+        "Posterize": (posterize, *posterize_bits),
+        "Rotate": (rotate, -30, 30),
+        "Sharpness": (sharpness, 0.05, 0.95),
+        "ShearX": (shear_x, -0.3, 0.3),
+        "ShearY": (shear_y, -0.3, 0.3),
+        "Solarize": (solarize, 0, 256),
+        "TranslateX": (translate_x, -0.3, 0.3),
+        "TranslateY": (translate_y, -0.3, 0.3),
+    }
+
+
+def identity(images, magnitude):
+    """The images as they are; the magnitude is not used."""
+    return images
+
+
+def autocontrast(images, magnitude):
+    """`ImageOps.autocontrast(image)`: stretch each channel to 0..255; the magnitude is not used."""
+    pixels = images.flatten(2)
+    low, high = pixels.amin(2, keepdim=True).double(), pixels.amax(2, keepdim=True).double()
+    # A tensor over a tensor: `255 / tensor` would be the product with a reciprocal, which rounds differently.
+    scale = torch.where(high > low, torch.full_like(low, 255) / (high - low), 1)
+    offset = torch.where(high > low, -low * scale, 0)
+    table = torch.arange(256, device=images.device) * scale + offset
+    return _look_up(table, pixels.long()).view_as(images)
+
+
+def equalize(images, magnitude):
+    """`ImageOps.equalize(image)`: flatten each channel's histogram; the magnitude is not used."""
+    pixels = images.flatten(2).long()
+    histogram = torch.zeros(*pixels.shape[:2], 256, dtype=torch.int32, device=images.device)
+    histogram.scatter_add_(2, pixels, torch.ones((), dtype=torch.int32, device=images.device).expand_as(pixels))
+    brightest = histogram.gather(2, pixels.amax(2, keepdim=True))
+    step = (pixels.shape[2] - brightest) // 255
+    darker = histogram.cumsum(2, dtype=torch.int32) - histogram
+    table = (step // 2 + darker) // step.clamp(min=1)
+    unchanged = torch.arange(256, dtype=torch.int32, device=images.device)
+    return _look_up(torch.where(step > 0, table, unchanged), pixels).view_as(images)
+
+
+def posterize(images, magnitude):
+    """`ImageOps.posterize(image, bits)`: keep the highest int(magnitude) bits of each value, 1 to 8."""
+    step = 2 ** (8 - magnitude.int())
+    return images & _per_image(256 - step).to(torch.uint8)
+
+
+def solarize(images, magnitude):
+    """`ImageOps.solarize(image, threshold)`: invert the values that reach the threshold, 0 to 256."""
+    inverted = images >= _per_image(magnitude)
+    return images ^ inverted.to(torch.uint8) * 255
+
+
+def brightness(images, magnitude):
+    """`ImageEnhance.Brightness(image).enhance(factor)`: blend with black."""
+    return _blend(torch.zeros_like(images), images, magnitude)
+
+
+def color(images, magnitude):
+    """`ImageEnhance.Color(image).enhance(factor)`: blend with the grey image."""
+    return _blend(_luminance(images), images, magnitude)
+
+
+def contrast(images, magnitude):
+    """`ImageEnhance.Contrast(image).enhance(factor)`: blend with the mean grey."""
+    total, count = _luminance(images).sum((2, 3), keepdim=True), images.shape[2] * images.shape[3]
+    return _blend((2 * total + count) // (2 * count), images, magnitude)
+
+
+def sharpness(images, magnitude):
+    """`ImageEnhance.Sharpness(image).enhance(factor)`: blend with the smoothed image, whose border is the original."""
+    wide = images.float()
+    box = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
+    box = box[..., :-2] + box[..., 1:-1] + box[..., 2:]
+    weighted = box.add_(wide[..., 1:-1, 1:-1], alpha=4)  # kernel 1 1 1 / 1 5 1 / 1 1 1, whose sum is 13
+    smooth = wide.clone()
+    smooth[..., 1:-1, 1:-1] = weighted.div_(13).add_(0.5).floor_()
+    return _blend(smooth, images, magnitude)
+
+
+def rotate(images, magnitude):
+    """`image.rotate(angle)`: degrees counter-clockwise about the centre, nearest pixel, black outside."""
+    height, width = images.shape[2:]
+    angle = -torch.deg2rad(magnitude.double())
+    cos, sin = angle.cos(), angle.sin()
+    x, y = width / 2, height / 2
+    return _affine(images, cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
+
+
+def shear_x(images, magnitude):
+    """`image.transform(size, AFFINE, (1, magnitude, 0, 0, 1, 0))`: nearest pixel, black outside."""
+    return _affine(images, b=magnitude.double())
+
+
+def shear_y(images, magnitude):
+    """`image.transform(size, AFFINE, (1, 0, 0, magnitude, 1, 0))`: nearest pixel, black outside."""
+    return _affine(images, d=magnitude.double())
+
+
+def translate_x(images, magnitude):
+    """`image.transform(size, AFFINE, (1, 0, magnitude * width, 0, 1, 0))`: nearest pixel, black outside."""
+    return _affine(images, c=(magnitude.double() * images.shape[3] + 0.5).floor())
+
+
+def translate_y(images, magnitude):
+    """`image.transform(size, AFFINE, (1, 0, 0, 0, 1, magnitude * height))`: nearest pixel, black outside."""
+    return _affine(images, f=(magnitude.double() * images.shape[2] + 0.5).floor())
+
+
+def _per_image(values):
+    return values.view(-1, 1, 1, 1)
+
+
+def _look_up(table, pixels):
+    """Replace each value of `pixels`, int64 (n, 3, H * W), by its entry in `table`, (n, 3, 256)."""
+    return table.clamp_(0, 255).to(torch.uint8).gather(2, pixels)
+
+
+def _luminance(images):
+    """PIL's conversion to mode L. Returns int32 (n, 1, H, W)."""
+    red, green, blue = images.int().unsqueeze(2).unbind(1)
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+
+
+def _blend(degenerate, images, factor):
+    """`Image.blend`: single precision, then truncated."""
+    degenerate = degenerate.float()
+    return (images - degenerate).mul_(_per_image(factor.float())).add_(degenerate).clamp_(0, 255).to(torch.uint8)
+
+
+def _affine(images, a=1, b=0, c=0, d=0, e=1, f=0):
+    """Pixel (x, y) of the result is pixel (ax + by + c, dx + ey + f) of the image, or black outside of it.
+
+    Each coefficient is a number or a float64 tensor (n,). Positions are in 16.16 fixed point, as in PIL's own loop.
+    """
+    count, channels, height, width = images.shape
+    device = images.device
+
+    def fixed(value):
+        value = torch.as_tensor(value, dtype=torch.float64, device=device)
+        return (value * 65536 + 0.5).floor().int().expand(count).view(count, 1, 1)
+
+    rows = torch.arange(height, dtype=torch.int32, device=device).view(1, height, 1)
+    columns = torch.arange(width, dtype=torch.int32, device=device).view(1, 1, width)
+    x = (fixed(a) * columns + (fixed(b) * rows + fixed(c + (a + b) * 0.5))) >> 16
+    y = (fixed(d) * columns + (fixed(e) * rows + fixed(f + (d + e) * 0.5))) >> 16
+    # One black pixel all around stands for everything outside.
+    x, y = x.clamp_(-1, width) + 1, y.clamp_(-1, height) + 1
+    index = y.mul_(width + 2).add_(x).long().flatten(1).unsqueeze(1).expand(-1, channels, -1)
+    return F.pad(images, [1] * 4).flatten(2).gather(2, index).view_as(images)

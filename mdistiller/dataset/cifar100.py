@@ -1,0 +1,33 @@
+"""CIFAR-100 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."""
+
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+
+from mdistiller.dataset.images import ImageSet
+from mdistiller.errors import UserError
+
+
+def read_cifar100(root, split):
+    """Read the "train" (50,000 images) or "test" (10,000) split from `root`, downloading it there when it is missing.
+
+    Returns an `ImageSet` of uint8 (N, 3, 32, 32). Raises `UserError` when the files are neither there nor to be had.
+    """
+    from torchvision.datasets import CIFAR100  # torchvision takes seconds to import, and only this reader needs it
+
+    try:
+        data = CIFAR100(root, train=split == "train", download=True)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise UserError(_explain(Path(root), CIFAR100, error)) from error
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(images, torch.tensor(data.targets), list(data.classes))
+
+
+def _explain(root, source, error):
+    archive = root / source.filename
+    found = f"{archive} is damaged or cannot be unpacked" if archive.exists() else f"CIFAR-100 is not in {root}"
+    return (
+        f"{found}, and downloading it failed ({error}): fetch {source.url} by hand and save it as {archive} "
+        f"(MD5 {source.tgz_md5}), or use your own images with DATASET.TYPE folder DATASET.ROOT <folder>"
+    )

@@ -1,0 +1,96 @@
+"""Batches of an image set that lives on the training device.
+
+Source of the idea: Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498.
+"""
+
+import torch
+
+from mdistiller.dataset.augment import distort, strong, weak
+from mdistiller.errors import UserError
+
+AUGMENTATIONS = ("none", "weak", "strong", "weak+strong")
+# Images augmented by one round of tensor calls: enough that launching them costs little, few enough for a CPU's cache.
+CHUNK = 1024
+
+
+class Loader:
+    """An endless source of epochs over an `ImageSet`, gathered, augmented and normalised where its tensors are.
+
+    augment: "none", "weak", "strong", or "weak+strong": every image once in each of the two views, shuffled together.
+    mean, std: three numbers each, for values in 0..1. generator: a CPU `torch.Generator`, which makes every random
+    choice, so that the batches depend on its state alone and not on the device.
+
+    Iterating gives one epoch of dicts: `image` float32 (B, 3, H, W) in `memory_format`, `target` int64 (B,), and
+    `index` int64 (B,), the row in the image set; the last batch may be smaller. Raises `UserError` for an unknown
+    augmentation or a batch size below one.
+    """
+
+    def __init__(
+        self,
+        image_set,
+        batch_size,
+        mean,
+        std,
+        augment="none",
+        shuffle=False,
+        generator=None,
+        memory_format=torch.contiguous_format,
+        posterize_bits=(1, 1),
+    ):
+        if augment not in AUGMENTATIONS:
+            raise UserError(f"unknown augmentation {augment!r}: DATASET.AUGMENT takes {', '.join(AUGMENTATIONS)}")
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: expected 1 or more; set SOLVER.BATCH_SIZE")
+        self.image_set = image_set
+        self.batch_size = batch_size
+        self.augment = augment
+        self.mean, self.std = mean, std
+        self.shuffle = shuffle
+        self.generator = generator if generator is not None else torch.Generator()
+        self.memory_format = memory_format
+        self.posterize_bits = posterize_bits
+
+    @property
+    def num_images_per_epoch(self):
+        """Images in one epoch: the size of the set, twice that for "weak+strong"."""
+        return len(self.image_set) * (2 if self.augment == "weak+strong" else 1)
+
+    def __len__(self):
+        return -(-self.num_images_per_epoch // self.batch_size)
+
+    def __iter__(self):
+        count = self.num_images_per_epoch
+        order = torch.randperm(count, generator=self.generator) if self.shuffle else torch.arange(count)
+        batches_per_chunk = max(1, CHUNK // self.batch_size)
+        for entries in order.split(batches_per_chunk * self.batch_size):
+            rows = (entries % len(self.image_set)).to(self.image_set.images.device, non_blocking=True)
+            images = self._normalise(self._augment(self.image_set.images.index_select(0, rows), entries))
+            targets = self.image_set.targets[rows]
+            parts = (tensor.split(self.batch_size) for tensor in (images, targets, rows))
+            for image, target, index in zip(*parts, strict=True):
+                yield {"image": image, "target": target, "index": index}
+
+    def state_dict(self):
+        """The generator's state, from which `load_state_dict` makes the next epoch repeat itself bit for bit."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        """Continue from a `state_dict` taken between two epochs."""
+        self.generator.set_state(state["generator"])
+
+    def _augment(self, images, entries):
+        """Augment the images of `entries`; for "weak+strong", an entry beyond the set's size is a strong view."""
+        if self.augment == "none":
+            return images
+        if self.augment == "strong":
+            return strong(images, self.generator, self.posterize_bits)
+        images = weak(images, self.generator)
+        if self.augment == "weak+strong":
+            places = (entries >= len(self.image_set)).nonzero().flatten().to(images.device, non_blocking=True)
+            distorted = distort(images.index_select(0, places), self.generator, self.posterize_bits)
+            images.index_copy_(0, places, distorted)
+        return images
+
+    def _normalise(self, images):
+        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return images.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=self.memory_format)

@@ -1,0 +1,311 @@
+"""The configuration: a yacs node with MDistiller's keys and defaults, extended.
+
+A value comes from, in rising order of precedence: the defaults here, a preset of `configs/` or the `--cfg` file,
+the scripts' flags, trailing KEY VALUE pairs.
+"""
+
+import ast
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode as CN
+
+from mdistiller.errors import UserError, nearest
+
+CFG = CN()
+
+CFG.EXPERIMENT = CN()
+CFG.EXPERIMENT.PROJECT = "distill"
+CFG.EXPERIMENT.NAME = ""
+CFG.EXPERIMENT.TAG = "default"
+CFG.EXPERIMENT.SEED = 2021
+
+CFG.DATASET = CN()
+CFG.DATASET.TYPE = "cifar100"  # cifar100 | folder | synthetic
+CFG.DATASET.ROOT = "data"
+CFG.DATASET.IMAGE_SIZE = 32  # side in pixels, of `folder`
+CFG.DATASET.AUGMENT = "weak"  # weak | strong | weak+strong
+CFG.DATASET.MEAN = (0.5071, 0.4867, 0.4408)
+CFG.DATASET.STD = (0.2675, 0.2565, 0.2761)
+CFG.DATASET.NUM_WORKERS = 2  # for sets that do not fit in memory
+CFG.DATASET.TEST = CN()
+CFG.DATASET.TEST.BATCH_SIZE = 64
+CFG.DATASET.SYNTHETIC = CN()
+CFG.DATASET.SYNTHETIC.TRAIN_IMAGES = 5000
+CFG.DATASET.SYNTHETIC.TEST_IMAGES = 2000
+CFG.DATASET.SYNTHETIC.SEED = 0
+
+CFG.DISTILLER = CN()
+CFG.DISTILLER.TYPE = "NONE"
+CFG.DISTILLER.TEACHER = "ResNet50"
+CFG.DISTILLER.STUDENT = "resnet32"
+CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places
+
+CFG.SOLVER = CN()
+CFG.SOLVER.TRAINER = "base"
+CFG.SOLVER.BATCH_SIZE = 64
+CFG.SOLVER.EPOCHS = 240
+CFG.SOLVER.LR = 0.05
+CFG.SOLVER.LR_DECAY_STAGES = [150, 180, 210]
+CFG.SOLVER.LR_DECAY_RATE = 0.1
+CFG.SOLVER.WEIGHT_DECAY = 0.0001
+CFG.SOLVER.MOMENTUM = 0.9
+CFG.SOLVER.TYPE = "SGD"
+
+CFG.LOG = CN()
+CFG.LOG.TENSORBOARD_FREQ = 500  # MDistiller's; scalars are written once an epoch here
+CFG.LOG.SAVE_CHECKPOINT_FREQ = 40  # MDistiller's; last.pth is written every epoch here
+CFG.LOG.PREFIX = "./output"  # MDistiller's; the scripts write beside themselves here
+CFG.LOG.WANDB = True  # MDistiller's; TensorBoard and metrics.csv take its place here
+
+CFG.KD = CN()
+CFG.KD.TEMPERATURE = 4
+CFG.KD.LOSS = CN()
+CFG.KD.LOSS.CE_WEIGHT = 0.1
+CFG.KD.LOSS.KD_WEIGHT = 0.9
+
+CFG.AT = CN()
+CFG.AT.P = 2
+CFG.AT.LOSS = CN()
+CFG.AT.LOSS.CE_WEIGHT = 1.0
+CFG.AT.LOSS.FEAT_WEIGHT = 1000.0
+
+CFG.RKD = CN()
+CFG.RKD.DISTANCE_WEIGHT = 25
+CFG.RKD.ANGLE_WEIGHT = 50
+CFG.RKD.LOSS = CN()
+CFG.RKD.LOSS.CE_WEIGHT = 1.0
+CFG.RKD.LOSS.FEAT_WEIGHT = 1.0
+CFG.RKD.PDIST = CN()
+CFG.RKD.PDIST.EPSILON = 1.0e-12
+CFG.RKD.PDIST.SQUARED = False
+
+CFG.FITNET = CN()
+CFG.FITNET.HINT_LAYER = 2
+CFG.FITNET.INPUT_SIZE = (32, 32)
+CFG.FITNET.LOSS = CN()
+CFG.FITNET.LOSS.CE_WEIGHT = 1.0
+CFG.FITNET.LOSS.FEAT_WEIGHT = 100.0
+
+CFG.KDSVD = CN()
+CFG.KDSVD.K = 1
+CFG.KDSVD.LOSS = CN()
+CFG.KDSVD.LOSS.CE_WEIGHT = 1.0
+CFG.KDSVD.LOSS.FEAT_WEIGHT = 1.0
+
+CFG.OFD = CN()
+CFG.OFD.LOSS = CN()
+CFG.OFD.LOSS.CE_WEIGHT = 1.0
+CFG.OFD.LOSS.FEAT_WEIGHT = 0.001
+CFG.OFD.CONNECTOR = CN()
+CFG.OFD.CONNECTOR.KERNEL_SIZE = 1
+
+CFG.NST = CN()
+CFG.NST.LOSS = CN()
+CFG.NST.LOSS.CE_WEIGHT = 1.0
+CFG.NST.LOSS.FEAT_WEIGHT = 50.0
+
+CFG.PKT = CN()
+CFG.PKT.LOSS = CN()
+CFG.PKT.LOSS.CE_WEIGHT = 1.0
+CFG.PKT.LOSS.FEAT_WEIGHT = 30000.0
+
+CFG.SP = CN()
+CFG.SP.LOSS = CN()
+CFG.SP.LOSS.CE_WEIGHT = 1.0
+CFG.SP.LOSS.FEAT_WEIGHT = 3000.0
+
+CFG.VID = CN()
+CFG.VID.LOSS = CN()
+CFG.VID.LOSS.CE_WEIGHT = 1.0
+CFG.VID.LOSS.FEAT_WEIGHT = 1.0
+CFG.VID.EPS = 1e-5
+CFG.VID.INIT_PRED_VAR = 5.0
+CFG.VID.INPUT_SIZE = (32, 32)
+
+CFG.CRD = CN()
+CFG.CRD.MODE = "exact"
+CFG.CRD.FEAT = CN()
+CFG.CRD.FEAT.DIM = 128
+CFG.CRD.FEAT.STUDENT_DIM = 256
+CFG.CRD.FEAT.TEACHER_DIM = 256
+CFG.CRD.LOSS = CN()
+CFG.CRD.LOSS.CE_WEIGHT = 1.0
+CFG.CRD.LOSS.FEAT_WEIGHT = 0.8
+CFG.CRD.NCE = CN()
+CFG.CRD.NCE.K = 16384
+CFG.CRD.NCE.MOMENTUM = 0.5
+CFG.CRD.NCE.TEMPERATURE = 0.07
+
+CFG.REVIEWKD = CN()
+CFG.REVIEWKD.CE_WEIGHT = 1.0
+CFG.REVIEWKD.REVIEWKD_WEIGHT = 1.0
+CFG.REVIEWKD.WARMUP_EPOCHS = 20
+CFG.REVIEWKD.SHAPES = [1, 8, 16, 32]
+CFG.REVIEWKD.OUT_SHAPES = [1, 8, 16, 32]
+CFG.REVIEWKD.IN_CHANNELS = [64, 128, 256, 256]
+CFG.REVIEWKD.OUT_CHANNELS = [64, 128, 256, 256]
+CFG.REVIEWKD.MAX_MID_CHANNEL = 512
+CFG.REVIEWKD.STU_PREACT = False
+
+CFG.DKD = CN()
+CFG.DKD.CE_WEIGHT = 1.0
+CFG.DKD.ALPHA = 1.0
+CFG.DKD.BETA = 8.0
+CFG.DKD.T = 4.0
+CFG.DKD.WARMUP = 20
+CFG.DKD.CLAMP = 0.0  # logits are clamped to ± this first; 0: not at all
+
+CFG.CLKD = CN()
+CFG.CLKD.BETA = 2.0
+CFG.CLKD.LOSS = CN()
+CFG.CLKD.LOSS.CE_WEIGHT = 0.1
+CFG.CLKD.LOSS.KD_WEIGHT = 0.5
+CFG.CLKD.LOSS.CORRELATION_WEIGHT = 0.4
+
+CFG.MLKD = CN()
+CFG.MLKD.TEMPERATURES = [4.0, 3.0, 2.0]
+CFG.MLKD.LOSS = CN()
+CFG.MLKD.LOSS.CE_WEIGHT = 0.5
+CFG.MLKD.LOSS.KD_WEIGHT = 0.5
+
+CFG.SKD = CN()
+CFG.SKD.TEMPERATURE = 4.0
+CFG.SKD.TIKHONOV = 0.1
+CFG.SKD.LOSS = CN()
+CFG.SKD.LOSS.CE_WEIGHT = 0.1
+CFG.SKD.LOSS.INSTANCE_WEIGHT = 0.9
+CFG.SKD.LOSS.DIRECTION_WEIGHT = 0.9
+
+
+def known_keys(node: CN, prefix: str = "") -> list[str]:
+    """Full names, dotted, of a node's values and sections."""
+    keys = []
+    for key, value in node.items():
+        keys.append(prefix + key)
+        if isinstance(value, CN):
+            keys += known_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def read_yaml(path) -> dict:
+    """The nested values of the YAML file `path`. Raises UserError where it is unreadable or no mapping."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {error.strerror or error}; expected a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values or {}, dict):
+        raise UserError(f"config {path} holds a {type(values).__name__}; expected SECTION: {{KEY: value}}")
+    return values or {}
+
+
+def merge_pairs(cfg: CN, pairs: list[str], allow_new_sections: bool = False) -> None:
+    """Merge `["KEY", "VALUE", …]`, keys dotted and values in YAML, into `cfg`; see `merge`."""
+    if len(pairs) % 2:
+        raise UserError(f"{pairs[-1]!r} has no value; expected KEY VALUE pairs such as SOLVER.EPOCHS 60")
+    for key, text in zip(pairs[::2], pairs[1::2], strict=True):
+        if key.startswith("-"):
+            raise UserError(f"unknown flag {key!r}; type --help for the flags, or KEY VALUE pairs after them")
+        try:
+            value = _number(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise UserError(f"{key} {text!r} is not a value; quote lists, as in \"[36,43,50]\"") from error
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        merge(cfg, value, "command line", allow_new_sections)
+
+
+def merge(cfg: CN, values: dict, source: str, allow_new_sections: bool = False, prefix: str = "") -> None:
+    """Merge nested `values` into `cfg`, checked against the keys and types there.
+
+    `allow_new_sections`: accept sections that `cfg` lacks, for a user's own distiller. Raises UserError for an
+    unknown key, naming the nearest, and for a value of another type.
+    """
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in cfg:
+            if allow_new_sections and (not prefix or prefix.split(".")[0] not in CFG):
+                cfg[key] = CN(value) if isinstance(value, dict) else value
+                continue
+            raise UserError(f"unknown config key {name!r} in {source}{nearest(name, known_keys(CFG))}")
+        if isinstance(cfg[key], CN):
+            if not isinstance(value, dict):
+                raise UserError(f"{name} in {source} is a section; expected {name}.KEY VALUE, not {value!r}")
+            merge(cfg[key], value, source, allow_new_sections, f"{name}.")
+        else:
+            cfg[key] = _coerce(name, value, cfg[key], source)
+
+
+def _number(value):
+    """YAML reads 1e-4 (no dot) as text; a researcher means the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _sequence(value):
+    """YAML reads (32, 32) as text."""
+    if isinstance(value, str):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    return value
+
+
+def _coerce(name, value, old, source):
+    """`value` in the type of `old`, numbers and sequences being interchangeable among themselves."""
+    value = _number(value) if isinstance(old, (int, float)) else value
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(old, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(old, float):
+        fits, value = is_number, float(value) if is_number else value
+    elif isinstance(old, int):
+        fits = is_number
+    elif isinstance(old, (list, tuple)):
+        value = _sequence(value)
+        fits = isinstance(value, (list, tuple))
+        value = type(old)(map(_number, value)) if fits else value
+    else:
+        value = "" if value is None else value
+        fits, value = not isinstance(value, (list, tuple, dict)), str(value)
+    if not fits:
+        raise UserError(f"{name} in {source} is {value!r}; expected a {type(old).__name__} such as {old!r}")
+    return value
+
+
+def check(cfg: CN) -> None:
+    """Raise UserError for values that no run can use."""
+    solver, positive = cfg.SOLVER, "expected a positive whole number"
+    for name, value in [
+        ("SOLVER.EPOCHS", solver.EPOCHS),
+        ("SOLVER.BATCH_SIZE", solver.BATCH_SIZE),
+        ("DATASET.TEST.BATCH_SIZE", cfg.DATASET.TEST.BATCH_SIZE),
+        ("DATASET.IMAGE_SIZE", cfg.DATASET.IMAGE_SIZE),
+        ("DATASET.SYNTHETIC.TRAIN_IMAGES", cfg.DATASET.SYNTHETIC.TRAIN_IMAGES),
+        ("DATASET.SYNTHETIC.TEST_IMAGES", cfg.DATASET.SYNTHETIC.TEST_IMAGES),
+    ]:
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} is {value}; {positive}")
+    if not solver.LR > 0:
+        raise UserError(f"SOLVER.LR is {solver.LR}; expected a number above 0")
+    if not all(isinstance(stage, int) for stage in solver.LR_DECAY_STAGES):
+        raise UserError(f'SOLVER.LR_DECAY_STAGES is {solver.LR_DECAY_STAGES}; expected epochs such as "[150,180,210]"')
+    if solver.TYPE != "SGD":
+        raise UserError(f"SOLVER.TYPE is {solver.TYPE!r}; valid: SGD")
+    if solver.TRAINER != "base":
+        raise UserError(f"SOLVER.TRAINER is {solver.TRAINER!r}; valid: base")
+    if not isinstance(cfg.EXPERIMENT.SEED, int) or not 0 <= cfg.EXPERIMENT.SEED < 2**63:
+        raise UserError(f"EXPERIMENT.SEED is {cfg.EXPERIMENT.SEED}; expected a whole number from 0 to 2^63 - 1")
+    for name in ("MEAN", "STD"):
+        values = cfg.DATASET[name]
+        if len(values) != 3 or not all(isinstance(value, (int, float)) for value in values):
+            raise UserError(f'DATASET.{name} is {values}; expected three numbers such as "[0.5,0.5,0.5]"')
+    if min(cfg.DATASET.STD) <= 0:
+        raise UserError(f"DATASET.STD is {cfg.DATASET.STD}; expected three numbers above 0")

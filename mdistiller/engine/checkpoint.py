@@ -1,0 +1,159 @@
+"""Weight files: every published form is read, one form is written, and never half-way."""
+
+import argparse
+import contextlib
+import os
+import pickle
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mdistiller.errors import UserError
+
+# Harmless types that published checkpoints keep beside their tensors: options and accuracies.
+SAFE_TYPES = [
+    argparse.Namespace,
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+]
+
+
+def read_checkpoint(path) -> dict:
+    """The content of the weight file `path`, on the CPU.
+
+    Raises UserError, in one line that names the file, for what is missing, no weight file, damaged, or holds code.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"cannot read weights {path}: {error.strerror or error}; expected a .pth file") from error
+    if not head:
+        raise UserError(f"weights {path} are empty (0 bytes); download or train them again")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"weights {path} are a Git LFS pointer, not the weights; type: git lfs pull")
+    if head.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path):
+        raise UserError(f"weights {path} are a tar or gzip archive; unpack it (tar xf {path}) and name a file inside")
+    try:
+        with torch.serialization.safe_globals(SAFE_TYPES):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "global" in str(error):
+            raise UserError(
+                f"weights {path} hold code or objects beside tensors, which is not loaded; "
+                "save them again with torch.save(model.state_dict(), file)"
+            ) from error
+        raise UserError(f"weights {path} are damaged or no weight file; download or train them again") from error
+    except Exception as error:  # torch raises a dozen types for a damaged file
+        raise UserError(f"weights {path} are damaged or truncated; download or train them again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"weights {path} hold a {type(content).__name__}; expected a state dict of tensors")
+    return content
+
+
+def read_weights(path) -> tuple[dict, dict]:
+    """State dict and `meta` (empty where there is none) of a weight file in any published form.
+
+    A bare state dict, or one under "model", "state_dict" or "model_state_dict"; keys may carry the prefixes of
+    DataParallel, torch.compile and of a distiller, of which the student is taken.
+    """
+    content = read_checkpoint(path)
+    meta = content.get("meta", {})
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    state_dict = _without_prefixes(content)
+    if not state_dict or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise UserError(f"weights {path} hold no state dict of tensors; expected one, bare or under 'model'")
+    return state_dict, meta if isinstance(meta, dict) else {}
+
+
+def _without_prefixes(state_dict: dict) -> dict:
+    """Strip wrappers' prefixes; of a whole distiller keep the student."""
+    keys = [key for key in state_dict if isinstance(key, str)]
+    for prefix in ("module.", "_orig_mod."):
+        if keys and all(key.startswith(prefix) for key in keys):
+            return _without_prefixes({key.removeprefix(prefix): state_dict[key] for key in keys})
+    if any(key.startswith("student.") for key in keys):
+        student = {key.removeprefix("student."): state_dict[key] for key in keys if key.startswith("student.")}
+        return _without_prefixes(student)
+    return state_dict
+
+
+def load_weights(network: nn.Module, path, name: str) -> dict:
+    """Load the weight file `path` into `network`, called `name` in messages; returns the file's `meta`.
+
+    Raises UserError for the weights of another network or number of classes.
+    """
+    state_dict, meta = read_weights(path)
+    expected = network.state_dict()
+    if state_dict.keys() != expected.keys():
+        missing = [key for key in expected if key not in state_dict]
+        surplus = [key for key in state_dict if key not in expected]
+        example = f"lacks {missing[0]!r}" if missing else f"has {surplus[0]!r}"
+        raise UserError(
+            f"weights {path} are not {name}'s: {len(missing)} entries missing, {len(surplus)} unknown ({example}); "
+            "name the network that they belong to, or its own weights"
+        )
+    wrong = [key for key in expected if state_dict[key].shape != expected[key].shape]
+    classifier = list(expected)[-2:]
+    if wrong and set(wrong) <= set(classifier):
+        theirs, ours = state_dict[classifier[-1]].shape[0], expected[classifier[-1]].shape[0]
+        raise UserError(
+            f"weights {path} are for {theirs} classes, the data has {ours}; name weights trained on this data"
+        )
+    if wrong:
+        theirs, ours = tuple(state_dict[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+        raise UserError(
+            f"weights {path} are not {name}'s: {wrong[0]} has shape {theirs}, expected {ours}; "
+            "name the network that they belong to, or its own weights"
+        )
+    network.load_state_dict(state_dict)
+    return meta
+
+
+@contextlib.contextmanager
+def atomic_write(path):
+    """Open a binary file that takes the name `path` only when it is whole and on the disk.
+
+    What was at `path` before stays until then, also through a crash. Raises UserError where writing fails.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; what was there before is kept") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def save_checkpoint(content: dict, path) -> None:
+    """Write `content` to `path` atomically."""
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def copy_file(source, path) -> None:
+    """Copy a finished file to `path` atomically."""
+    with atomic_write(path) as file:
+        file.write(Path(source).read_bytes())

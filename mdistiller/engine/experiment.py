@@ -1,0 +1,113 @@
+"""From a config to a trained student: builds the parts, runs the trainer, evaluates weight files."""
+
+import platform
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+import mdistiller
+from mdistiller.dataset import build_data
+from mdistiller.distillers import build_distiller, label_of
+from mdistiller.errors import UserError
+from mdistiller.models import build_model
+
+from . import cfg as config
+from .benchmarks import Benchmark
+from .checkpoint import load_weights
+from .evaluation import Result
+from .runs import RunFiles, RunLog, create_run
+from .trainer import Trainer
+
+PROJECT = Path(mdistiller.__file__).resolve().parents[1]
+
+
+def select_device(name: str | None) -> torch.device:
+    """The device called `name`; CUDA where there is one, else the CPU, for None. Raises UserError if it is not there."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda where there is a GPU") from error
+    return device
+
+
+def find_teacher_weights(name: str, utils: Path, train_command: str) -> Path:
+    """The first of the default places that holds weights of the teacher `name`.
+
+    Raises UserError, listing the places and the command that trains one, where none does.
+    """
+    places = [
+        utils / "model_pth" / f"best_model_weights_{name}.pth",
+        PROJECT / "download_ckpts" / "cifar_teachers" / f"{name}_vanilla" / "ckpt_epoch_240.pth",
+    ]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(
+        f"no weights of the teacher {name}: looked for {' and '.join(map(str, places))}; "
+        f"train it (python {train_command} --selected_model {name}) or name a file with --teacher_weights"
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators that networks' initialisation and a user's own distiller draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def run_experiment(
+    cfg, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool = False, subfolder: str = ""
+) -> tuple[Result, RunFiles]:
+    """Train DISTILLER.STUDENT as `cfg` says and return the best student's result and the run's files.
+
+    baseline: write to the folders of `train.py`, for networks without a teacher; subfolder: of the weights' folder.
+    Everything a user can get wrong raises UserError before the run's folders are made.
+    """
+    config.check(cfg)
+    teacher_name, student_name = cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT
+    has_teacher = cfg.DISTILLER.TYPE != "NONE"
+    label = label_of(cfg.DISTILLER.TYPE)
+    data = build_data(cfg, device, cfg.EXPERIMENT.SEED)
+    seed_everything(cfg.EXPERIMENT.SEED)
+    student, teacher = build_model(benchmark.models, student_name, data.num_classes), None
+    if has_teacher:
+        teacher = build_model(benchmark.models, teacher_name, data.num_classes)
+        load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
+    distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(data.train.image_set)).to(device)
+
+    if baseline:
+        log_folder, weights_folder, title, published = "model_train_log", "model_pth", student_name, student_name
+    else:
+        log_folder, weights_folder = "distiller_train_log", "model_distillation_pth"
+        if label == "SDD":
+            log_folder, weights_folder = "SDD_train_log", "SDD_model_pth"
+        title = f"{teacher_name if has_teacher else 'none'}_{student_name}_{label}"
+        published = f"{student_name}_{label}"
+    files = create_run(utils / log_folder, utils / weights_folder / subfolder, benchmark.label, title, published)
+    meta = {
+        "run": files.name,
+        "network": student_name,
+        "models": benchmark.models,
+        "num_classes": data.num_classes,
+        "image_size": data.image_size,
+        "dataset": {"type": cfg.DATASET.TYPE, "root": cfg.DATASET.ROOT, "classes": list(data.classes)},
+        "normalisation": {"mean": list(data.mean), "std": list(data.std)},
+        "teacher": teacher_name if has_teacher else None,
+        "distiller": label,
+        "config": cfg.dump(),
+        "versions": {
+            "mdistiller": mdistiller.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+            "numpy": np.__version__,
+        },
+    }
+    with RunLog(files, cfg.dump()) as log:
+        log.line("===== New Logging Session Started =====")
+        log.line(f"Running main with student={student_name}, teacher={meta['teacher']}, distiller={label}")
+        return Trainer(cfg, distiller, data, files, log, meta).fit(), files

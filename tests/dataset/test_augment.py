@@ -1,0 +1,227 @@
+"""Augmentation against PIL, one image at a time."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageOps
+
+from mdistiller.dataset import augment
+
+
+def affine(coefficients):
+    def apply(image, magnitude):
+        return image.transform(image.size, Image.Transform.AFFINE, coefficients(magnitude, *image.size))
+
+    return apply
+
+
+PIL_OPERATIONS = {
+    "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
+    "Brightness": lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
+    "Color": lambda image, factor: ImageEnhance.Color(image).enhance(factor),
+    "Contrast": lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
+    "Equalize": lambda image, _: ImageOps.equalize(image),
+    "Identity": lambda image, _: image,
+    "Posterize": lambda image, bits: ImageOps.posterize(image, int(bits)),
+    "Rotate": lambda image, angle: image.rotate(angle),
+    "Sharpness": lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor),
+    "ShearX": affine(lambda v, width, height: (1, v, 0, 0, 1, 0)),
+    "ShearY": affine(lambda v, width, height: (1, 0, 0, v, 1, 0)),
+    "Solarize": lambda image, threshold: ImageOps.solarize(image, threshold),
+    "TranslateX": affine(lambda v, width, height: (1, 0, v * width, 0, 1, 0)),
+    "TranslateY": affine(lambda v, width, height: (1, 0, 0, 0, 1, v * height)),
+}
+OPERATIONS = augment.operation_table(posterize_bits=(1, 8))
+
+
+def with_pil(name, images, magnitudes):
+    pictures = [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
+    results = [PIL_OPERATIONS[name](p, v) for p, v in zip(pictures, magnitudes.tolist(), strict=True)]
+    return torch.from_numpy(np.stack([np.asarray(result) for result in results])).permute(0, 3, 1, 2)
+
+
+def assert_same_as_pil(name, images, magnitudes):
+    result = OPERATIONS[name][0](images, magnitudes)
+    assert result.dtype == torch.uint8
+    assert torch.equal(result, with_pil(name, images, magnitudes))
+
+
+def magnitudes_of(name, count):
+    """The whole range, its ends and its middle included."""
+    _, low, high = OPERATIONS[name]
+    return torch.cat([torch.tensor([low, high, (low + high) / 2]), torch.linspace(low, high, count - 3)])
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def photographs(shared):
+    """uint8 (200, 3, 32, 32), two a class."""
+    paths = sorted((shared / "data/cifar100_sample/train").glob("*/*.png"))[::5][:200]
+    images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def test_the_operations_and_their_ranges_are_the_published_ones():
+    blend, shear = (0.05, 0.95), (-0.3, 0.3)
+    published = {
+        "AutoContrast": None,
+        "Brightness": blend,
+        "Color": blend,
+        "Contrast": blend,
+        "Equalize": None,
+        "Identity": None,
+        "Posterize": (1, 1),
+        "Rotate": (-30, 30),
+        "Sharpness": blend,
+        "ShearX": shear,
+        "ShearY": shear,
+        "Solarize": (0, 256),
+        "TranslateX": shear,
+        "TranslateY": shear,
+    }
+    table = augment.operation_table()
+    assert list(table) == list(published)
+    assert all(table[name][1:] == limits for name, limits in published.items() if limits)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_equals_pil_on_photographs(name, photographs):
+    assert_same_as_pil(name, photographs, magnitudes_of(name, len(photographs)))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("crop", [np.s_[..., :20, :], np.s_[..., 5:24]], ids=["wide", "tall"])
+def test_equals_pil_on_images_that_are_not_square(name, crop, photographs):
+    assert_same_as_pil(name, photographs[crop].contiguous(), magnitudes_of(name, len(photographs)))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_equals_pil_on_constant_images(name):
+    images = torch.tensor([0, 1, 127, 128, 254, 255] * 10, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 32, 32)
+    assert_same_as_pil(name, images, magnitudes_of(name, len(images)))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), height=st.integers(3, 40), width=st.integers(3, 40), levels=st.integers(1, 256))
+def test_equals_pil_on_any_size_and_histogram(name, seed, height, width, levels):
+    rng = np.random.default_rng(seed)
+    palette = rng.integers(0, 256, levels, dtype=np.uint8)
+    images = torch.from_numpy(rng.choice(palette, (4, 3, height, width)))
+    _, low, high = OPERATIONS[name]
+    assert_same_as_pil(name, images, torch.from_numpy(rng.uniform(low, high, 4)).float())
+
+
+def test_posterize_keeps_a_whole_number_of_bits(photographs):
+    images = photographs[:2]
+    assert torch.equal(augment.posterize(images, torch.tensor([4.0, 4.99])), images & 0xF0)
+
+
+def test_random_operation_gives_each_image_the_operation_and_magnitude_drawn_for_it(photographs):
+    result = augment.random_operation(photographs, generator(3))
+    same = generator(3)
+    choices = torch.randint(len(OPERATIONS), (len(photographs),), generator=same).tolist()
+    uniform = torch.rand(len(photographs), generator=same)
+    for image, choice, u, got in zip(photographs, choices, uniform, result, strict=True):
+        name, (_, low, high) = list(augment.operation_table().items())[choice]
+        assert torch.equal(got, with_pil(name, image[None], (low + (high - low) * u)[None])[0]), name
+
+
+def test_random_operation_draws_all_operations_equally_often(monkeypatch):
+    counts = {}
+
+    def counted(name):
+        def record(images, magnitude):
+            counts[name] = len(images)
+            return images
+
+        return record
+
+    table = {name: (counted(name), low, high) for name, (_, low, high) in augment.operation_table().items()}
+    monkeypatch.setattr(augment, "operation_table", lambda bits: table)
+    augment.random_operation(torch.zeros(14_000, 3, 1, 1, dtype=torch.uint8), generator())
+    assert set(counts) == set(table)
+    assert all(880 < count < 1120 for count in counts.values())  # 1000 +- 4 standard deviations
+
+
+def test_random_operation_draws_magnitudes_over_the_whole_range(monkeypatch):
+    seen = []
+    table = {"only": (lambda images, magnitude: seen.append(magnitude) or images, -30, 30)}
+    monkeypatch.setattr(augment, "operation_table", lambda bits: table)
+    augment.random_operation(torch.zeros(10_000, 3, 1, 1, dtype=torch.uint8), generator())
+    magnitude = seen[0]
+    assert -30 <= magnitude.min() < -29.9 and 29.9 < magnitude.max() <= 30
+    assert magnitude.histc(10, -30, 30).sub(1000).abs().max() < 120
+
+
+def test_weak_is_a_crop_of_the_padded_image_or_of_its_mirror(photographs):
+    for image, result in zip(photographs[:40], augment.weak(photographs[:40], generator()), strict=True):
+        padded = [F.pad(view, [4] * 4) for view in (image, image.flip(2))]
+        crops = [view[:, y : y + 32, x : x + 32] for view in padded for y in range(9) for x in range(9)]
+        assert any(torch.equal(result, crop) for crop in crops)
+
+
+def test_weak_takes_every_place_and_both_directions_equally_often():
+    ramp = torch.arange(1, 50, dtype=torch.uint8).view(1, 1, 7, 7).repeat(40_000, 3, 1, 1)
+    centres = augment.weak(ramp, generator())[:, 0, 2:5, 2:5].flatten(1).unique(dim=0, return_counts=True)[1]
+    assert len(centres) == 2 * 9 * 9
+    assert (centres - 40_000 / 162).abs().max() < 80
+
+
+def test_weak_keeps_images_that_are_not_square(photographs):
+    assert augment.weak(photographs[:4, :, :20], generator()).shape == (4, 3, 20, 32)
+
+
+def test_cutout_paints_one_square_of_the_published_colour():
+    images = augment.cutout(torch.zeros(500, 3, 32, 32, dtype=torch.uint8), generator())
+    painted = images[:, 0] > 0
+    colours = images.permute(0, 2, 3, 1)[painted].unique(dim=0)
+    assert colours.tolist() == [[125, 123, 114]]
+    rows, columns = painted.any(2), painted.any(1)
+    assert torch.equal(painted, rows.unsqueeze(2) & columns.unsqueeze(1))
+    assert max(rows.sum(1).max(), columns.sum(1).max()) == 16
+    inside = ~(painted[:, [0, -1]].any(2).any(1) | painted[:, :, [0, -1]].any(2).any(1))
+    assert (rows.sum(1) - columns.sum(1))[inside].abs().max() <= 1
+
+
+def test_cutout_covers_the_area_that_its_law_implies():
+    painted = augment.cutout(torch.zeros(20_000, 3, 32, 32, dtype=torch.uint8), generator())[:, 0] > 0
+    # E[(s - s^2 / 4)^2] for s uniform in 0..0.5: along each axis a share s - s^2 / 4 stays inside, on average.
+    assert painted.float().mean().item() == pytest.approx(1 / 12 - 1 / 64 + 1 / 1280, rel=0.03)
+
+
+def test_strong_is_weak_then_two_operations_then_cutout(photographs):
+    images = augment.weak(photographs, same := generator(5))
+    images = augment.random_operation(augment.random_operation(images, same), same)
+    assert torch.equal(augment.strong(photographs, generator(5)), augment.cutout(images, same))
+
+
+@pytest.mark.parametrize("function", [augment.weak, augment.random_operation, augment.cutout, augment.strong])
+def test_the_input_is_left_alone(function, photographs):
+    before = photographs.clone()
+    function(photographs, generator())
+    assert torch.equal(photographs, before)
+
+
+@pytest.mark.parametrize("function", [augment.weak, augment.random_operation, augment.cutout, augment.strong])
+def test_an_empty_batch_stays_empty(function):
+    assert function(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), generator()).shape == (0, 3, 32, 32)
+
+
+def test_the_global_random_state_is_not_touched(photographs):
+    before = torch.get_rng_state()
+    augment.strong(photographs, generator())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_gives_the_same_pictures_as_the_cpu(photographs):
+    for seed in range(5):
+        on_gpu = augment.strong(photographs.cuda(), generator(seed))
+        assert torch.equal(on_gpu.cpu(), augment.strong(photographs, generator(seed)))

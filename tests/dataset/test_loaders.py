@@ -1,0 +1,147 @@
+import pytest
+import torch
+
+from mdistiller.dataset import ImageSet, Loader
+from mdistiller.errors import UserError
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def image_set(count=50, size=32):
+    images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
+    return ImageSet(images, torch.arange(count) % 7, [str(name) for name in range(7)])
+
+
+def loader(augment="weak", batch_size=16, seed=0, shuffle=True, data=None, **options):
+    generator = torch.Generator().manual_seed(seed)
+    return Loader(data or image_set(), batch_size, MEAN, STD, augment, shuffle, generator, **options)
+
+
+def images_of(epoch):
+    return torch.cat([batch["image"] for batch in epoch])
+
+
+def indices_of(epoch):
+    return torch.cat([batch["index"] for batch in epoch])
+
+
+def test_without_augmentation_the_images_come_in_order_and_normalised():
+    data = image_set()
+    batches = list(loader("none", shuffle=False, data=data))
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    assert torch.equal(images_of(batches), (data.images / 255 - mean) / std)
+    assert torch.equal(torch.cat([batch["target"] for batch in batches]), data.targets)
+    assert indices_of(batches).tolist() == list(range(50))
+
+
+def test_a_batch_has_the_promised_types():
+    batch = next(iter(loader()))
+    assert {name: tensor.dtype for name, tensor in batch.items()} == {
+        "image": torch.float32,
+        "target": torch.int64,
+        "index": torch.int64,
+    }
+    assert batch["image"].shape == (16, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(16, [16, 16, 16, 2]), (25, [25, 25]), (64, [50])])
+def test_the_last_partial_batch_is_kept(batch_size, sizes):
+    batches = loader(batch_size=batch_size)
+    assert [len(batch["target"]) for batch in batches] == sizes
+    assert len(batches) == len(sizes)
+
+
+@pytest.mark.parametrize("batch_size", [64, 1000, 1500])
+def test_batches_are_whole_across_chunks(batch_size):
+    data = image_set(count=3001, size=4)
+    sizes = [len(batch["target"]) for batch in loader(batch_size=batch_size, data=data)]
+    assert sizes[:-1] == [batch_size] * (3001 // batch_size) and sum(sizes) == 3001
+
+
+@pytest.mark.parametrize("augment", ["none", "weak", "strong"])
+def test_an_epoch_shows_every_image_once_in_another_order_each_time(augment):
+    batches = loader(augment)
+    first, second = indices_of(batches), indices_of(batches)
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(50))
+    assert not torch.equal(first, second)
+
+
+def test_weak_and_strong_shows_every_image_twice():
+    batches = loader("weak+strong")
+    assert batches.num_images_per_epoch == 100
+    assert indices_of(batches).bincount().tolist() == [2] * 50
+
+
+def test_weak_and_strong_distorts_exactly_one_of_the_two_views(monkeypatch):
+    monkeypatch.setattr("mdistiller.dataset.loaders.weak", lambda images, _: images)
+    monkeypatch.setattr("mdistiller.dataset.loaders.distort", lambda images, *_: images + 100)
+    data = image_set()
+    data.images[:] = torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1)
+    batches = Loader(data, 16, (0, 0, 0), (1, 1, 1), "weak+strong", shuffle=True)
+    values = (images_of(batches)[:, 0, 0, 0] * 255).round().int()
+    assert values.sort().values.tolist() == [*range(50), *range(100, 150)]
+
+
+def test_weak_and_strong_mixes_both_views_in_a_batch(monkeypatch):
+    monkeypatch.setattr("mdistiller.dataset.loaders.distort", lambda images, *_: torch.full_like(images, 255))
+    batches = Loader(image_set(), 50, (0, 0, 0), (1, 1, 1), "weak+strong", shuffle=True, generator=torch.Generator())
+    strong_views = [(batch["image"].amin((1, 2, 3)) == 1).sum().item() for batch in batches]
+    assert sum(strong_views) == 50 and min(strong_views) > 10
+
+
+def test_target_and_index_belong_to_the_image():
+    data = image_set()
+    data.images[:] = torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1)
+    for batch in Loader(data, 16, (0, 0, 0), (1, 1, 1), "weak", shuffle=True):
+        centre = (batch["image"][:, 0, 16, 16] * 255).round().long()
+        assert torch.equal(centre, batch["index"])
+        assert torch.equal(centre % 7, batch["target"])
+
+
+@pytest.mark.parametrize("augment", ["none", "weak", "strong", "weak+strong"])
+def test_the_same_seed_gives_the_same_batches(augment):
+    assert torch.equal(images_of(loader(augment)), images_of(loader(augment)))
+
+
+@pytest.mark.parametrize("augment", ["none", "weak", "strong", "weak+strong"])
+def test_another_seed_gives_other_batches(augment):
+    assert not torch.equal(images_of(loader(augment, seed=0)), images_of(loader(augment, seed=1)))
+
+
+def test_a_restored_state_continues_with_the_same_epoch():
+    interrupted = loader("weak+strong")
+    images_of(interrupted)
+    state = interrupted.state_dict()
+    expected = images_of(interrupted)
+    resumed = loader("weak+strong", seed=123)
+    resumed.load_state_dict(state)
+    assert torch.equal(images_of(resumed), expected)
+
+
+def test_the_state_is_plain_tensors(tmp_path):
+    torch.save(loader().state_dict(), tmp_path / "state.pt")
+    other = loader(seed=1)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(images_of(other), images_of(loader()))
+
+
+def test_the_memory_format_is_the_one_asked_for():
+    batch = next(iter(loader(memory_format=torch.channels_last)))
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch["image"], next(iter(loader()))["image"])
+
+
+def test_the_global_random_state_is_not_touched():
+    before = torch.get_rng_state()
+    images_of(loader("weak+strong"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_unknown_augmentation_is_refused():
+    with pytest.raises(UserError, match=r"'heavy'.*none, weak, strong, weak\+strong"):
+        loader("heavy")
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(UserError, match=r"SOLVER\.BATCH_SIZE"):
+        loader(batch_size=0)
