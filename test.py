@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mdistiller.engine.cli import run_script, test_main
+from mdistiller.engine.cli import evaluation_main, run_script
 
 if __name__ == "__main__":
-    sys.exit(run_script(test_main, Path(__file__).resolve().parent / "CIFAR-100" / "Utils"))
+    sys.exit(run_script(evaluation_main, Path(__file__).resolve().parent / "CIFAR-100" / "Utils"))

@@ -32,11 +32,12 @@ def is_file_reference(name: str) -> bool:
 
 
 def canonical_name(name: str) -> str:
-    """The name under which `name` (any case) is registered; a file reference passes unchanged.
+    """The name under which `name` (any case) is registered; a reference to a file passes unchanged.
 
-    Raises UserError naming the nearest method where there is none.
+    Raises UserError where there is no such method, naming the nearest, or no such file.
     """
     if is_file_reference(name):
+        split_reference(name)
         return name
     upper = name.upper()
     upper = ALIASES.get(upper, upper)
@@ -53,16 +54,21 @@ def label_of(name: str) -> str:
     return name.rpartition(":")[2] if is_file_reference(name) else DISTILLERS[canonical_name(name)].__name__
 
 
+def split_reference(reference: str) -> tuple[Path, str]:
+    """Path and class name, empty where it is left out, of a file reference. Raises UserError for a missing file."""
+    path, _, class_name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
+    if not Path(path).is_file():
+        raise UserError(f"no distiller file {path}; expected --distiller path/to/file.py:ClassName")
+    return Path(path), class_name
+
+
 def load_distiller_class(reference: str) -> type:
     """The class that `path/to/file.py:ClassName` names.
 
     The file is loaded as a submodule of this package, so a file written for MDistiller keeps its relative imports.
     Raises UserError where the file or the class is missing or the file does not import.
     """
-    path, _, class_name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no distiller file {path}; expected --distiller path/to/file.py:ClassName")
+    path, class_name = split_reference(reference)
     name = f"{__name__}._file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)

@@ -211,7 +211,7 @@ def merge_pairs(cfg: CN, pairs: list[str], allow_new_sections: bool = False) -> 
         try:
             value = _number(yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise UserError(f"{key} {text!r} is not a value; quote lists, as in \"[36,43,50]\"") from error
+            raise UserError(f'{key} {text!r} is not a value; quote lists, as in "[36,43,50]"') from error
         for part in reversed(key.split(".")):
             value = {part: value}
         merge(cfg, value, "command line", allow_new_sections)
@@ -276,7 +276,7 @@ def _coerce(name, value, old, source):
         value = "" if value is None else value
         fits, value = not isinstance(value, (list, tuple, dict)), str(value)
     if not fits:
-        raise UserError(f"{name} in {source} is {value!r}; expected a {type(old).__name__} such as {old!r}")
+        raise UserError(f"{name} in {source} is {value!r}; expected {type(old).__name__}, such as {old!r}")
     return value
 
 

@@ -85,8 +85,7 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments=None) -> None
         run_demo(cfg, benchmark, device, utils)
         return
     if cfg.DISTILLER.TYPE != "NONE" and not cfg.DISTILLER.TEACHER_WEIGHTS:
-        train_command = (utils / "train.py").relative_to(PROJECT)
-        cfg.DISTILLER.TEACHER_WEIGHTS = str(find_teacher_weights(cfg.DISTILLER.TEACHER, utils, str(train_command)))
+        cfg.DISTILLER.TEACHER_WEIGHTS = str(find_teacher_weights(cfg.DISTILLER.TEACHER, utils))
     run_experiment(cfg, benchmark, device, utils)
 
 
@@ -103,7 +102,7 @@ def training_main(benchmark: Benchmark, utils: Path, arguments=None) -> None:
     run_experiment(cfg, benchmark, device, utils, baseline=True)
 
 
-def test_main(utils: Path, arguments=None) -> None:
+def evaluation_main(utils: Path, arguments=None) -> None:
     """`test.py`: evaluate the students found below `utils`, or one weight file."""
     parser = Parser("Evaluate every distilled student, or one weight file. Writes nothing.")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to evaluate, in any published form")
@@ -127,8 +126,8 @@ def test_main(utils: Path, arguments=None) -> None:
 def distillation_config(benchmark: Benchmark, flags):
     """The config of a distillation run: defaults, preset or --cfg, flags, KEY VALUE pairs, in that order."""
     given = chosen_in_file(flags)
-    method = pick("distiller", flags.selected_distiller, given.get("TYPE"), benchmark.distillers, distillers.canonical_name)
-    by_name = canonical_network(benchmark)
+    by_name, by_method = canonical_network(benchmark), distillers.canonical_name
+    method = pick("distiller", flags.selected_distiller, given.get("TYPE"), benchmark.distillers, by_method)
     student = pick("student", flags.selected_student, given.get("STUDENT"), benchmark.students, by_name)
     teacher = pick("teacher", flags.selected_teacher, given.get("TEACHER"), benchmark.teachers, by_name)
     cfg = merged_config(flags, find_preset(benchmark, method, teacher, student), distillers.is_file_reference(method))

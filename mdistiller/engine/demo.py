@@ -7,7 +7,6 @@ from mdistiller.errors import UserError
 
 from .benchmarks import Benchmark
 from .checkpoint import read_weights
-from .evaluation import Result
 from .experiment import run_experiment
 from .tables import align, shown
 
@@ -30,16 +29,12 @@ def run_demo(cfg, benchmark: Benchmark, device, utils: Path) -> None:
     alone, _ = run_experiment(
         baseline_of(cfg, cfg.DISTILLER.STUDENT), benchmark, device, utils, baseline=True, subfolder=SUBFOLDER
     )
-    print()
-    print(
-        align(
-            [
-                ("teacher", cfg.DISTILLER.TEACHER, f"top-1 {teacher_top1:.2f}"),
-                ("student alone", cfg.DISTILLER.STUDENT, f"top-1 {alone.top1:.2f}"),
-                (f"student distilled ({label_of(cfg.DISTILLER.TYPE)})", cfg.DISTILLER.STUDENT, f"top-1 {distilled.top1:.2f}"),
-            ]
-        )
-    )
+    rows = [
+        ("teacher", cfg.DISTILLER.TEACHER, teacher_top1),
+        ("student alone", cfg.DISTILLER.STUDENT, alone.top1),
+        (f"student distilled by {label_of(cfg.DISTILLER.TYPE)}", cfg.DISTILLER.STUDENT, distilled.top1),
+    ]
+    print(f"\n{align([(role, network, f'top-1 {top1:.2f}') for role, network, top1 in rows])}")
     print(f"\nEvaluate:    python test.py --checkpoint {shown(files.best)}")
     print(f"TensorBoard: tensorboard --logdir {shown(files.folder.parent)}")
 

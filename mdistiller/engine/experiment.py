@@ -25,16 +25,19 @@ PROJECT = Path(mdistiller.__file__).resolve().parents[1]
 
 
 def select_device(name: str | None) -> torch.device:
-    """The device called `name`; CUDA where there is one, else the CPU, for None. Raises UserError if it is not there."""
+    """The device called `name`; for None CUDA where there is one, else the CPU.
+
+    Raises UserError where there is no such device.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda where there is a GPU") from error
+        raise UserError(f"device {name!r} is not available here; type --device cpu") from error
     return device
 
 
-def find_teacher_weights(name: str, utils: Path, train_command: str) -> Path:
+def find_teacher_weights(name: str, utils: Path) -> Path:
     """The first of the default places that holds weights of the teacher `name`.
 
     Raises UserError, listing the places and the command that trains one, where none does.
@@ -48,7 +51,8 @@ def find_teacher_weights(name: str, utils: Path, train_command: str) -> Path:
             return place
     raise UserError(
         f"no weights of the teacher {name}: looked for {' and '.join(map(str, places))}; "
-        f"train it (python {train_command} --selected_model {name}) or name a file with --teacher_weights"
+        f"train it (python {utils.parent.name}/{utils.name}/train.py --selected_model {name}) "
+        "or name a file with --teacher_weights"
     )
 
 

@@ -13,9 +13,7 @@ from mdistiller.errors import UserError
 
 from .checkpoint import copy_file, read_weights, save_checkpoint
 
-COLUMNS = (
-    "epoch,lr,train_loss,train_top1,train_top5,test_loss,test_top1,test_top5,images_per_second,seconds".split(",")
-)
+COLUMNS = "epoch,lr,train_loss,train_top1,train_top5,test_loss,test_top1,test_top5,images_per_second,seconds".split(",")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def name_in_file(path: Path, models: str) -> str | None:
 def evaluate_files(files, network: str | None, pairs: list[str], device) -> list[Evaluation | UserError]:
     """Evaluate each weight file on the test images that its `meta` names, or the config, overridden by `pairs`.
 
-    network: the name of the files' network, for files that do not tell. What is wrong with a file takes its row's place.
+    network: the name of the files' network, for files that do not tell. The error of a bad file takes its row's place.
     """
     data_sets: dict[str, object] = {}
     results: list[Evaluation | UserError] = []

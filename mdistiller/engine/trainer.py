@@ -43,7 +43,10 @@ class Meter:
         self.steps += 1
 
     def read(self) -> tuple[Result, dict]:
-        """Averages so far, and those of each loss term. Raises FloatingPointError, naming the first term that failed."""
+        """Averages so far, and those of each loss term.
+
+        Raises FloatingPointError, with the name of the term that was the first not to be finite.
+        """
         failed_at = dict(zip(self.names, self.failed_at.tolist(), strict=True))
         name = min(failed_at, key=failed_at.get)
         if failed_at[name] < math.inf:
@@ -132,8 +135,7 @@ class Trainer:
     def report(self, epoch: int, train: Result, terms: dict, seconds: float, test: Result) -> None:
         for split, result in ("Train", train), ("Test", test):
             self.log.line(
-                f"{split} Loss: {result.loss:.4f}, Top-1 Accuracy: {result.top1:.2f}, "
-                f"Top-5 Accuracy: {result.top5:.2f}"
+                f"{split} Loss: {result.loss:.4f}, Top-1 Accuracy: {result.top1:.2f}, Top-5 Accuracy: {result.top5:.2f}"
             )
         values = [epoch, self.optimizer.param_groups[0]["lr"], train.loss, train.top1, train.top5]
         values += [test.loss, test.top1, test.top5, train.images / seconds, seconds]

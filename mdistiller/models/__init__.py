@@ -10,9 +10,7 @@ A network's `forward(x)`, x (batch, 3, height, width), returns `(logits, feature
 but the stem's, the last batch norm before it, as wide as the entry.
 """
 
-import difflib
-
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, nearest
 from mdistiller.models import cifar, imagenet
 
 _NETWORKS = {"cifar100": cifar.NETWORKS, "tiny_imagenet": cifar.NETWORKS, "imagenet": imagenet.NETWORKS}
@@ -32,24 +30,21 @@ def model_names(dataset):
 
 
 def canonical_name(dataset, name):
-    """`name` itself, or the network that the alias `name` stands for."""
+    """`name` itself, or the network that the alias `name` stands for; case does not count.
+
+    Raises UserError, naming the nearest network and listing them all, where there is none.
+    """
     networks = _networks_of(dataset)
-    canonical = _ALIASES.get(name, name)
-    if canonical in networks:
-        return canonical
-    aliases = {alias: network for alias, network in _ALIASES.items() if network in networks}
-    raise _unknown("network", name, networks, aliases, where=f" for {dataset}")
+    spellings = {network.lower(): network for network in networks}
+    spellings |= {alias: network for alias, network in _ALIASES.items() if network in networks}
+    if name.lower() not in spellings:
+        raise UserError(
+            f"unknown network {name!r}{nearest(name, networks)}; valid for {dataset}: {', '.join(networks)}"
+        )
+    return spellings[name.lower()]
 
 
 def _networks_of(dataset):
     if dataset not in _NETWORKS:
-        raise _unknown("dataset", dataset, _NETWORKS)
+        raise UserError(f"unknown dataset {dataset!r}{nearest(dataset, _NETWORKS)}; valid: {', '.join(_NETWORKS)}")
     return _NETWORKS[dataset]
-
-
-def _unknown(kind, name, valid, aliases=None, where=""):
-    """The error for a name outside `valid`; case does not count in finding the nearest."""
-    spellings = {spelling.lower(): spelling for spelling in valid} | (aliases or {})
-    nearest = difflib.get_close_matches(str(name).lower(), spellings, n=1)
-    hint = f" did you mean {spellings[nearest[0]]}?" if nearest else ""
-    return UserError(f"unknown {kind} {name!r}{where};{hint} valid names: {', '.join(valid)}")

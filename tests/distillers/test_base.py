@@ -1,0 +1,89 @@
+"""What the base class promises every method."""
+
+import pytest
+import torch
+
+from mdistiller.distillers import KD, build_distiller, canonical_name, label_of
+from mdistiller.distillers._common import ConvReg, get_feat_shapes, low_confidence_share, warm_up
+from mdistiller.engine.cfg import CFG
+from mdistiller.errors import UserError
+from mdistiller.models import build_model
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    return build_model("cifar100", "resnet8", 10), build_model("cifar100", "resnet14", 10)
+
+
+def test_teacher_is_frozen_and_stays_in_eval_mode(pair):
+    distiller = KD(*pair, CFG).train()
+    assert distiller.student.training and not distiller.teacher.training
+    assert not any(parameter.requires_grad for parameter in distiller.teacher.parameters())
+
+
+def test_training_step_leaves_the_teacher_as_it_was(pair):
+    before = {key: value.clone() for key, value in pair[1].state_dict().items()}
+    distiller = KD(*pair, CFG).train()
+    optimizer = torch.optim.SGD(distiller.get_learnable_parameters(), 0.1)
+    _, losses = distiller(image=torch.randn(4, 3, 32, 32), target=torch.arange(4), epoch=1)
+    sum(losses.values()).backward()
+    optimizer.step()
+    assert all(torch.equal(before[key], value) for key, value in pair[1].state_dict().items())
+
+
+def test_eval_mode_gives_the_students_logits(pair):
+    distiller = KD(*pair, CFG).eval()
+    image = torch.randn(2, 3, 32, 32)
+    assert torch.equal(distiller(image=image), pair[0](image)[0])
+
+
+def test_vanilla_has_no_teacher(pair):
+    distiller = build_distiller("NONE", pair[0], None, CFG).train()
+    _, losses = distiller(image=torch.randn(2, 3, 32, 32), target=torch.arange(2), epoch=1, index=torch.arange(2))
+    assert list(losses) == ["loss_ce"] and distiller.teacher is None
+
+
+def test_probing_shapes_leaves_modes_and_statistics_untouched(pair):
+    student, teacher = pair
+    student.train()
+    teacher.eval()
+    teacher.layer2.train()
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    student_shapes, teacher_shapes = get_feat_shapes(student, teacher, (32, 32))
+    assert [tuple(shape) for shape in student_shapes] == [
+        (1, 16, 32, 32),
+        (1, 16, 32, 32),
+        (1, 32, 16, 16),
+        (1, 64, 8, 8),
+    ]
+    assert teacher_shapes == student_shapes
+    assert student.training and not teacher.training and teacher.layer2.training
+    assert all(torch.equal(before[key], value) for key, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize(("side", "teacher_side"), [(8, 8), (8, 4), (4, 8), (8, 5), (5, 8)])
+def test_conv_reg_reaches_the_teachers_shape(side, teacher_side):
+    regressor = ConvReg((1, 6, side, side), (1, 10, teacher_side, teacher_side))
+    assert regressor(torch.randn(2, 6, side, side)).shape == (2, 10, teacher_side, teacher_side)
+
+
+def test_warm_up_rises_to_one():
+    assert [warm_up(epoch, 4) for epoch in (1, 2, 4, 9)] == [0.25, 0.5, 1.0, 1.0]
+    assert warm_up(1, 0) == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8])
+def test_low_confidence_share_equals_that_of_the_interpolated_median(count):
+    confidence = torch.rand(count, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
+    expected = (confidence <= confidence.quantile(0.5)).double().mean()
+    assert low_confidence_share(confidence) == expected
+
+
+def test_name_of_a_method_in_any_case():
+    assert canonical_name("vanilla") == "NONE" and canonical_name("skd") == "SKD" and label_of("skd") == "SKD"
+
+
+def test_unknown_method_names_the_nearest_and_lists_the_valid():
+    with pytest.raises(UserError, match=r"unknown distiller 'SKDD'.*nearest: 'SKD'.*KD, DKD"):
+        canonical_name("SKDD")

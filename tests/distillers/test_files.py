@@ -1,0 +1,100 @@
+"""Distiller files from outside the package, as written for MDistiller."""
+
+import pytest
+import torch
+
+from mdistiller.distillers import build_distiller, label_of
+from mdistiller.engine.cfg import CFG
+from mdistiller.errors import UserError
+from mdistiller.models import build_model
+
+SOURCE = """
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ._base import Distiller
+from ._common import ConvReg, get_feat_shapes
+from .KD import kd_loss
+
+
+class Hint(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super(Hint, self).__init__(student, teacher)
+        self.temperature = cfg.KD.TEMPERATURE
+        self.weight = cfg.HINT.WEIGHT
+        self.warmup = cfg.HINT.WARMUP
+        self.layer = cfg.FITNET.HINT_LAYER
+        student_shapes, teacher_shapes = get_feat_shapes(self.student, self.teacher, cfg.FITNET.INPUT_SIZE)
+        self.conv_reg = ConvReg(student_shapes[self.layer], teacher_shapes[self.layer])
+
+    def get_learnable_parameters(self):
+        return super().get_learnable_parameters() + list(self.conv_reg.parameters())
+
+    def get_extra_parameters(self):
+        return sum(p.numel() for p in self.conv_reg.parameters())
+
+    def forward_train(self, image, target, **kwargs):
+        logits_student, feature_student = self.student(image)
+        with torch.no_grad():
+            logits_teacher, feature_teacher = self.teacher(image)
+        hint = F.mse_loss(self.conv_reg(feature_student["feats"][self.layer]), feature_teacher["feats"][self.layer])
+        losses_dict = {
+            "loss_ce": F.cross_entropy(logits_student, target),
+            "loss_kd": kd_loss(logits_student, logits_teacher, self.temperature),
+            "loss_hint": min(kwargs["epoch"] / self.warmup, 1.0) * self.weight * hint,
+        }
+        return logits_student, losses_dict
+"""
+
+
+@pytest.fixture
+def reference(tmp_path):
+    path = tmp_path / "elsewhere" / "my-method.py"
+    path.parent.mkdir()
+    path.write_text(SOURCE)
+    return f"{path}:Hint"
+
+
+@pytest.fixture
+def cfg():
+    cfg = CFG.clone()
+    cfg.HINT = type(CFG)({"WEIGHT": 2.0, "WARMUP": 4})
+    return cfg
+
+
+def build(reference, cfg):
+    torch.manual_seed(0)
+    return build_distiller(reference, build_model("cifar100", "resnet8", 10), build_model("cifar100", "vgg8", 10), cfg)
+
+
+def test_file_with_relative_imports_trains(reference, cfg):
+    distiller = build(reference, cfg).train()
+    batch = {"image": torch.randn(4, 3, 32, 32), "target": torch.arange(4), "index": torch.arange(4)}
+    _, losses = distiller(**batch, epoch=1)
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in distiller.get_learnable_parameters())
+    _, later = distiller(**batch, epoch=8)
+    assert later["loss_hint"].item() == pytest.approx(4 * losses["loss_hint"].item(), rel=1e-3)
+
+
+def test_run_label_is_the_class_name(reference):
+    assert label_of(reference) == "Hint"
+
+
+def test_missing_file_is_a_user_error(tmp_path, cfg):
+    with pytest.raises(UserError, match=r"no distiller file .*absent\.py; expected --distiller"):
+        build(f"{tmp_path}/absent.py:Hint", cfg)
+
+
+@pytest.mark.parametrize("class_name", [":Hunt", ""])
+def test_missing_class_lists_those_in_the_file(reference, cfg, class_name):
+    with pytest.raises(UserError, match=r"no class .* classes there: Hint"):
+        build(reference.removesuffix(":Hint") + class_name, cfg)
+
+
+def test_file_that_does_not_import_says_why(tmp_path, cfg):
+    path = tmp_path / "broken.py"
+    path.write_text("import no_such_package\n")
+    with pytest.raises(UserError, match="does not import: ModuleNotFoundError: No module named 'no_such_package'"):
+        build(f"{path}:Broken", cfg)

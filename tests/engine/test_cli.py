@@ -1,0 +1,311 @@
+"""The scripts: indices, names, where things go, and one line with status 2 for bad input."""
+
+import shutil
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mdistiller.distillers import DISTILLERS, label_of
+from mdistiller.engine.benchmarks import CIFAR100
+from mdistiller.engine.cfg import CFG, merge, read_yaml
+from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
+from mdistiller.engine.experiment import PROJECT
+from mdistiller.models import build_model, model_names
+from tests.distillers.test_files import SOURCE
+from tests.engine.conftest import TINY
+
+PRESETS = sorted((PROJECT / "configs" / "cifar100").glob("*.yaml"))
+PAIR = "--selected_student resnet8 --selected_teacher resnet14".split()
+
+
+def save_teacher(path, num_classes, name="resnet14"):
+    torch.manual_seed(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(build_model("cifar100", name, num_classes).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def synthetic_classes():
+    from mdistiller.dataset import build_data
+
+    cfg = CFG.clone()
+    cfg.DATASET.TYPE, cfg.DATASET.SYNTHETIC.TEST_IMAGES = "synthetic", 1
+    return build_data(cfg, torch.device("cpu"), 0, splits=("test",)).num_classes
+
+
+@pytest.fixture
+def teacher(script, synthetic_classes):
+    """Weights of resnet14 in the first default place."""
+    return save_teacher(script.utils / "model_pth" / "best_model_weights_resnet14.pth", synthetic_classes)
+
+
+def config_of(script):
+    (path,) = script.utils.glob("*_log/*.yaml")
+    return yaml.safe_load(path.read_text())
+
+
+def test_published_indices_keep_their_places():
+    assert CIFAR100.students[:9] == (
+        *("resnet32", "resnet8x4", "resnet20", "ShuffleV1", "ShuffleV2", "vgg8", "wrn_40_1", "wrn_16_2", "MobileNetV2"),
+    )
+    assert CIFAR100.teachers[:6] == ("resnet32x4", "resnet56", "resnet110", "vgg13", "wrn_40_2", "ResNet50")
+    assert CIFAR100.methods[:9] == ("SKD", "KD", "DKD", "CLKD", "MLKD", "RKD", "ReviewKD", "OFD", "CRD")
+
+
+def test_every_network_has_an_index_in_both_roles():
+    assert sorted(CIFAR100.students) == sorted(CIFAR100.teachers) == sorted(model_names("cifar100"))
+
+
+def test_every_method_has_an_index_and_a_preset():
+    assert {name.upper() for name in CIFAR100.distillers.values()} | {"NONE"} == set(DISTILLERS)
+    for name in DISTILLERS:
+        assert (PROJECT / "configs" / "cifar100" / f"{label_of(name)}.yaml").is_file()
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_preset_loads(path):
+    cfg = CFG.clone()
+    merge(cfg, read_yaml(path), str(path))
+    assert cfg.SOLVER.LR == 0.1
+
+
+def test_list_prints_indices_and_names(script):
+    lines = script(distillation_main, "--list").out.splitlines()
+    assert lines[0].split() == ["index", "student", "teacher", "distiller"]
+    assert lines[4].split()[:4] == ["3", "ShuffleV1", "vgg13", "CLKD"]
+    assert script(training_main, "--list").out.splitlines()[3].split() == ["2", "resnet20"]
+
+
+def test_files_go_to_the_prescribed_folders(script, teacher):
+    assert script(distillation_main, *PAIR, "--selected_distiller", "0", *TINY).status == 0
+    (log,) = script.utils.glob("distiller_train_log/*.log")
+    run = log.stem.removeprefix("experiment_cifar-100_")
+    assert run.endswith("_resnet14_resnet8_SKD")
+    assert (script.utils / "distiller_train_log" / log.stem / "metrics.csv").is_file()
+    weights = script.utils / "model_distillation_pth"
+    assert {path.name for path in (weights / run).iterdir()} == {"best.pth", "last.pth"}
+    assert (weights / "best_model_weights_resnet8_SKD.pth").is_file()
+
+
+def test_indices_select_networks_method_and_preset(script, synthetic_classes):
+    weights = save_teacher(script.utils / "t.pth", synthetic_classes, "wrn_40_2")
+    flags = "--selected_student 7 --selected_teacher 4 --selected_distiller 2 --seed 5 --teacher_weights".split()
+    assert script(distillation_main, *flags, weights, *TINY, "SOLVER.EPOCHS", "1").status == 0, script.err
+    config = config_of(script)
+    assert config["DISTILLER"] | {"TEACHER_WEIGHTS": ""} == {
+        **{"TYPE": "DKD", "TEACHER": "wrn_40_2", "STUDENT": "wrn_16_2", "TEACHER_WEIGHTS": ""}
+    }
+    assert config["DKD"]["CLAMP"] == 10.0 and config["EXPERIMENT"]["SEED"] == 5
+
+
+def test_pair_with_a_preset_of_its_own_gets_it(script, synthetic_classes):
+    weights = save_teacher(script.utils / "t.pth", synthetic_classes, "resnet32x4")
+    flags = "--selected_student 1 --selected_teacher 0 --selected_distiller 0 --teacher_weights".split()
+    assert script(distillation_main, *flags, weights, *TINY, "SOLVER.EPOCHS", "1").status == 0, script.err
+    assert config_of(script)["SKD"]["LOSS"] == {"CE_WEIGHT": 0.5, "INSTANCE_WEIGHT": 0.5, "DIRECTION_WEIGHT": 0.5}
+
+
+def test_cfg_file_replaces_the_preset_and_flags_and_pairs_override_it(script, teacher, tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "DISTILLER: {TYPE: KD, TEACHER: resnet14, STUDENT: vgg8}\nSOLVER: {LR: 0.02, WEIGHT_DECAY: 0.001}\n"
+    )
+    flags = ["--cfg", path, "--selected_student", "resnet8"]
+    assert script(distillation_main, *flags, *TINY, "SOLVER.WEIGHT_DECAY", "0.002").status == 0, script.err
+    config = config_of(script)
+    assert (config["DISTILLER"]["TYPE"], config["DISTILLER"]["STUDENT"]) == ("KD", "resnet8")
+    assert (config["SOLVER"]["LR"], config["SOLVER"]["WEIGHT_DECAY"]) == (0.02, 0.002)
+
+
+def test_saved_config_repeats_the_run(script, teacher, tmp_path):
+    script(distillation_main, *PAIR, "--selected_distiller", "MLKD", *TINY)
+    (saved,) = script.utils.glob("distiller_train_log/*.yaml")
+    (metrics,) = script.utils.glob("distiller_train_log/*/metrics.csv")
+    again = type(script)(tmp_path / "again")
+    assert again(distillation_main, "--cfg", saved).status == 0, again.err
+    (repeated,) = again.utils.glob("distiller_train_log/*/metrics.csv")
+    timing = {"images_per_second", "seconds"}
+    header = metrics.read_text().splitlines()[0].split(",")
+    kept = [i for i, name in enumerate(header) if name not in timing]
+    first, second = ([line.split(",") for line in p.read_text().splitlines()] for p in (metrics, repeated))
+    assert [[row[i] for i in kept] for row in first] == [[row[i] for i in kept] for row in second]
+
+
+def test_teacher_is_found_by_its_published_name(script, teacher):
+    assert script(distillation_main, *PAIR, *TINY, "SOLVER.EPOCHS", "1").status == 0, script.err
+    assert config_of(script)["DISTILLER"]["TEACHER_WEIGHTS"] == str(teacher)
+
+
+def test_missing_teacher_lists_the_places_and_the_command(script):
+    script(distillation_main, *PAIR, *TINY).fails_with(
+        "model_pth/best_model_weights_resnet14.pth",
+        "download_ckpts/cifar_teachers/resnet14_vanilla/ckpt_epoch_240.pth",
+        "python CIFAR-100/Utils/train.py --selected_model resnet14",
+    )
+    assert list(script.utils.iterdir()) == []
+
+
+def test_own_distiller_file_trains_from_any_folder(script, teacher, tmp_path):
+    path = tmp_path / "hint.py"
+    path.write_text(SOURCE)
+    extra = "HINT.WEIGHT 2.0 HINT.WARMUP 4 KD.TEMPERATURE 2.5".split()
+    assert script(distillation_main, *PAIR, "--distiller", f"{path}:Hint", *TINY, *extra).status == 0, script.err
+    (metrics,) = script.utils.glob("distiller_train_log/*_resnet14_resnet8_Hint/metrics.csv")
+    assert metrics.read_text().splitlines()[0].endswith("loss_ce,loss_kd,loss_hint")
+    (last,) = script.utils.glob("model_distillation_pth/*_Hint/last.pth")
+    assert "conv_reg.conv.weight" in torch.load(last, weights_only=True)["training"]["distiller"]
+    assert config_of(script)["HINT"] == {"WEIGHT": 2.0, "WARMUP": 4}
+    assert script(evaluation_main).status == 0 and "Hint" in script.out
+
+
+def test_two_runs_that_start_together_do_not_share_a_folder(script):
+    for _ in range(2):
+        script(training_main, "--selected_model", "resnet8", *TINY, "SOLVER.EPOCHS", "1")
+    assert len(list(script.utils.glob("model_pth/*/best.pth"))) == 2
+
+
+def test_published_name_keeps_the_better_run_on_the_same_data(script):
+    def published(epochs, seed):
+        script(training_main, "--selected_model", "resnet8", "--seed", seed, *TINY, "SOLVER.EPOCHS", epochs)
+        path = script.utils / "model_pth" / "best_model_weights_resnet8.pth"
+        return torch.load(path, weights_only=True)["meta"]["top1"]
+
+    first = published(1, 0)
+    second = published(1, 1)
+    runs = [torch.load(path, weights_only=True)["meta"]["top1"] for path in script.utils.glob("model_pth/*/best.pth")]
+    assert second == max(runs) >= first
+
+
+def test_weights_of_unknown_origin_are_never_overwritten(script, synthetic_classes):
+    path = save_teacher(script.utils / "model_pth" / "best_model_weights_resnet8.pth", synthetic_classes, "resnet8")
+    before = path.read_bytes()
+    script(training_main, "--selected_model", "resnet8", *TINY)
+    assert path.read_bytes() == before and f"Kept {path}" in script.out
+
+
+def test_test_script_evaluates_every_student(script, teacher):
+    for method in ("KD", "CLKD"):
+        script(distillation_main, *PAIR, "--selected_distiller", method, *TINY)
+    before = sorted(script.utils.rglob("*"))
+    header, *lines = script(evaluation_main).out.splitlines()
+    assert header.split() == ["file", "teacher", "student", "distiller", "top-1", "top-5", "loss", "images"]
+    assert len(lines) == 4  # each run's best, and the same under the published name
+    for method in ("KD", "CLKD"):
+        (path,) = script.utils.glob(f"model_distillation_pth/*_{method}/best.pth")
+        meta = torch.load(path, weights_only=True)["meta"]
+        row = next(line.split() for line in lines if f"_{method}/best.pth" in line)
+        expected = f"{meta['top1']:.2f}", f"{meta['top5']:.2f}", f"{meta['loss']:.4f}", "32"
+        assert row[1:] == ["resnet14", "resnet8", method, *expected]
+    assert sorted(script.utils.rglob("*")) == before
+
+
+def test_test_script_without_students_says_what_to_run(script):
+    script(evaluation_main).fails_with("no students in", "distillation_train.py --demo", "--checkpoint")
+
+
+def test_test_script_shows_the_good_files_beside_a_bad_one(script, teacher):
+    script(distillation_main, *PAIR, "--selected_distiller", "KD", *TINY)
+    bad = script.utils / "model_distillation_pth" / "bad.pth"
+    bad.touch()
+    script(evaluation_main).fails_with("bad.pth are empty")
+    assert "best_model_weights_resnet8_KD.pth" in script.out
+
+
+@pytest.mark.parametrize(
+    ("name", "top1"), [("resnet56", "72.16"), ("resnet20", "67.03"), ("resnet32", "68.67"), ("wrn_16_2", "72.38")]
+)
+def test_published_weights_reach_their_accuracy_on_real_images(script, shared, name, top1):
+    checkpoint = shared / "checkpoints" / f"best_model_weights_{name}.pth"
+    data = ["DATASET.TYPE", "folder", "DATASET.ROOT", shared / "data" / "cifar100_sample"]
+    assert script(evaluation_main, "--model", name, "--checkpoint", checkpoint, *data).status == 0, script.err
+    assert script.out.splitlines()[1].split()[-4::3] == [top1, "916"]
+
+
+def test_published_file_name_tells_the_network(script, shared, tmp_path):
+    path = tmp_path / "best_model_weights_wrn_16_2_SKD.pth"
+    shutil.copy(shared / "checkpoints" / "best_model_weights_wrn_16_2.pth", path)
+    script(
+        evaluation_main, "--checkpoint", path, "DATASET.TYPE", "folder", "DATASET.ROOT", shared / "data/cifar100_sample"
+    )
+    assert script.out.splitlines()[1].split()[2] == "wrn_16_2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--selected_student", "99"], ["unknown student index 99", "0 resnet32", "22 ResNet50"]),
+        (["--selected_teacher", "-1"], ["unknown teacher index -1"]),
+        (["--selected_student", "resnet21"], ["unknown network 'resnet21'", "nearest: 'resnet", "wrn_16_2"]),
+        (["--selected_distiller", "SKDD"], ["unknown distiller 'SKDD'", "nearest: 'SKD'", "MLKD"]),
+        (["--selected_distiller", "77"], ["unknown distiller index 77", "0 SKD"]),
+        (["--distiller", "nowhere.py:Mine"], ["no distiller file nowhere.py"]),
+        (["SOLVER.EPOCS", "3"], ["unknown config key 'SOLVER.EPOCS'", "SOLVER.EPOCHS"]),
+        (["--epochs", "3"], ["unknown flag '--epochs'"]),
+        (["--seed", "x"], ["--seed", "invalid int value: 'x'"]),
+        (["--seed", "-4"], ["EXPERIMENT.SEED is -4"]),
+        (["--device", "tpu9"], ["device 'tpu9' is not available"]),
+        (["--device", "meta"], ["device 'meta' is not available"]),
+        (["--cfg", "absent.yaml"], ["cannot read config absent.yaml"]),
+        (["--teacher_weights", "absent.pth"], ["absent.pth", "No such file"]),
+        (["--demo", "--cfg", "a.yaml"], ["--demo", "leave out"]),
+        (["DATASET.TYPE", "cifar"], ["cifar", "cifar100, folder, synthetic"]),
+        (["DATASET.AUGMENT", "wild"], ["wild", "weak, strong, weak+strong"]),
+        (["SOLVER.EPOCHS", "0"], ["SOLVER.EPOCHS is 0"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(script, arguments, parts):
+    weights = [] if "--teacher_weights" in arguments or "--demo" in arguments else ["--teacher_weights", __file__]
+    script(distillation_main, *weights, *TINY[:6], *arguments).fails_with(*parts)
+    assert list(script.utils.iterdir()) == []
+
+
+def make_folder(root, train=("cat", "dog"), test=("cat", "dog")):
+    for split, classes in (("train", train), ("test", test)):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32), "red").save(root / split / name / "a.png")
+    return root
+
+
+def break_image(root):
+    (root / "train" / "dog" / "b.png").write_bytes(b"not an image")
+
+
+def empty_class(root):
+    (root / "train" / "dog" / "a.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (shutil.rmtree, ["data"]),
+        (empty_class, ["dog"]),
+        (break_image, ["dog/b.png"]),
+        (lambda root: shutil.rmtree(root / "test" / "dog"), ["dog"]),
+        (lambda root: shutil.rmtree(root / "train"), ["train"]),
+    ],
+    ids=["missing root", "class without images", "unreadable image", "class missing from test", "no train folder"],
+)
+def test_bad_folder_is_named(script, tmp_path, damage, parts):
+    root = make_folder(tmp_path / "data")
+    damage(root)
+    pairs = ["DATASET.TYPE", "folder", "DATASET.ROOT", root]
+    script(training_main, "--selected_model", "resnet8", *pairs).fails_with(str(root), *parts)
+    assert list(script.utils.iterdir()) == []
+
+
+def test_teacher_for_other_classes_is_refused(script, tmp_path):
+    weights = save_teacher(tmp_path / "t.pth", 7)
+    script(distillation_main, *PAIR, "--teacher_weights", weights, *TINY).fails_with("t.pth are for 7 classes")
+
+
+def test_own_images_train_and_evaluate(script, tmp_path):
+    root = make_folder(tmp_path / "data")
+    pairs = ["DATASET.TYPE", "folder", "DATASET.ROOT", root, "SOLVER.EPOCHS", "1"]
+    assert script(training_main, "--selected_model", "resnet8", *pairs).status == 0, script.err
+    (best,) = script.utils.glob("model_pth/*/best.pth")
+    assert script(evaluation_main, "--checkpoint", best).status == 0
+    assert script.out.splitlines()[1].split()[-1] == "2"

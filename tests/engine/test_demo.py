@@ -1,0 +1,29 @@
+"""The embedded default, shortened."""
+
+from mdistiller.engine.cli import distillation_main, evaluation_main
+from tests.engine.conftest import TINY
+
+
+def test_demo_ends_with_three_accuracies_and_two_commands(script):
+    assert script(distillation_main, "--demo", *TINY).status == 0, script.err
+    teacher, alone, distilled, _, evaluate, tensorboard = script.out.splitlines()[-6:]
+    assert teacher.startswith("teacher ") and alone.startswith("student alone ")
+    assert distilled.startswith("student distilled by SKD ")
+    assert all("top-1 " in line for line in (teacher, alone, distilled))
+    assert script(evaluation_main, *evaluate.split()[3:]).status == 0, script.err
+    assert tensorboard.split()[-1].endswith("distiller_train_log")
+
+
+def test_demo_keeps_its_teacher_apart_and_trains_it_once(script):
+    script(distillation_main, "--demo", *TINY)
+    assert not list(script.utils.glob("model_pth/best_model_weights_*.pth"))
+    runs = set(script.utils.glob("model_pth/demo/*/"))
+    script(distillation_main, "--demo", *TINY)
+    (new,) = set(script.utils.glob("model_pth/demo/*/")) - runs  # the student alone
+    assert len(runs) == 2 and new.is_dir()
+
+
+def test_demo_trains_another_teacher_for_other_settings(script):
+    script(distillation_main, "--demo", *TINY)
+    script(distillation_main, "--demo", *TINY, "SOLVER.EPOCHS", "1")
+    assert len(list(script.utils.glob("model_pth/demo/*/"))) == 4

@@ -1,0 +1,163 @@
+"""The training loop: schedule, records, the best student, and stopping on a loss that is not finite."""
+
+import csv
+import re
+
+import pytest
+import torch
+
+from mdistiller.distillers import Vanilla
+from mdistiller.engine import trainer as trainer_module
+from mdistiller.engine.cfg import CFG
+from mdistiller.engine.cli import distillation_main, training_main
+from mdistiller.engine.evaluation import Result, evaluate
+from mdistiller.engine.trainer import Meter, learning_rate
+from mdistiller.models import build_model
+from tests.engine.conftest import TINY
+
+
+def only(folder, pattern):
+    (path,) = folder.glob(pattern)
+    return path
+
+
+def train(script, *pairs):
+    return script(training_main, "--selected_model", "resnet8", "--device", "cpu", *TINY, *pairs)
+
+
+def rows(script):
+    with only(script.utils, "*_log/*/metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_learning_rate_falls_after_each_stage():
+    solver = CFG.SOLVER.clone()
+    rates = [learning_rate(solver, epoch) for epoch in (1, 150, 151, 180, 181, 210, 211, 240)]
+    assert rates == pytest.approx([0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
+
+
+def test_meter_averages_over_images_not_batches():
+    meter = Meter()
+    logits = torch.eye(3)
+    meter.update({"a": torch.tensor(1.0), "b": torch.tensor(0.5)}, logits, torch.tensor([0, 1, 2]))
+    meter.update({"a": torch.tensor(5.0), "b": torch.tensor(0.5)}, logits[:1], torch.tensor([2]))
+    result, terms = meter.read()
+    assert terms == {"a": 2.0, "b": 0.5}
+    assert result == Result(loss=2.5, top1=75.0, top5=100.0, images=4)
+
+
+def test_meter_names_the_term_that_failed_first():
+    meter, logits, target = Meter(), torch.eye(3), torch.arange(3)
+    meter.update({"a": torch.tensor(1.0), "b": torch.tensor(1.0)}, logits, target)
+    meter.update({"a": torch.tensor(1.0), "b": torch.tensor(torch.inf)}, logits, target)
+    meter.update({"a": torch.tensor(torch.nan), "b": torch.tensor(torch.nan)}, logits, target)
+    with pytest.raises(FloatingPointError, match="b"):
+        meter.read()
+
+
+def test_evaluation_does_not_depend_on_the_batches():
+    torch.manual_seed(0)
+    network, images, target = build_model("cifar100", "resnet8", 10), torch.randn(10, 3, 32, 32), torch.arange(10)
+    whole = evaluate(network, [{"image": images, "target": target}])
+    parts = evaluate(network, [{"image": images[i : i + 3], "target": target[i : i + 3]} for i in range(0, 10, 3)])
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert (parts.top1, parts.top5, parts.images) == (whole.top1, whole.top5, 10)
+    assert network.training
+
+
+def test_log_keeps_the_published_wording(script):
+    train(script)
+    lines = only(script.utils, "model_train_log/*.log").read_text().splitlines()
+    number = r"\d+\.\d+"
+    expected = [
+        "===== New Logging Session Started =====",
+        "Running main with student=resnet8, teacher=None, distiller=Vanilla",
+        "Epoch: 1 / 2",
+        rf"Train Loss: {number}, Top-1 Accuracy: {number}, Top-5 Accuracy: {number}",
+        rf"Test Loss: {number}, Top-1 Accuracy: {number}, Top-5 Accuracy: {number}",
+        "Epoch: 2 / 2",
+    ]
+    for line, pattern in zip(lines, expected, strict=False):
+        assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} - {pattern}", line), line
+    assert re.search(r" - Learning Time: \d+m \d+s$", lines[-1])
+
+
+def test_metrics_have_a_row_an_epoch_and_a_column_a_loss_term(script):
+    train(script, "SOLVER.LR_DECAY_STAGES", "[1]")
+    first, second = rows(script)
+    assert list(first) == [
+        *("epoch", "lr", "train_loss", "train_top1", "train_top5", "test_loss", "test_top1", "test_top5"),
+        *("images_per_second", "seconds", "loss_ce"),
+    ]
+    assert (first["epoch"], second["epoch"]) == ("1", "2")
+    assert (float(first["lr"]), float(second["lr"])) == pytest.approx((0.1, 0.01))
+    assert float(first["train_loss"]) == pytest.approx(float(first["loss_ce"]))
+
+
+def test_tensorboard_events_hold_every_scalar(script):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(script)
+    events = EventAccumulator(str(only(script.utils, "model_train_log/*/")))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {
+        *("train/loss", "train/top1", "train/top5", "test/loss", "test/top1", "test/top5"),
+        *("train/lr", "train/images_per_second", "train/seconds", "train/loss_ce"),
+    }
+
+
+def test_same_seed_gives_the_same_numbers_and_another_seed_others(script, tmp_path):
+    def losses(seed):
+        script.utils = tmp_path / str(seed)
+        train(script, "EXPERIMENT.SEED", seed.split("-")[0])
+        return [(row["train_loss"], row["test_loss"]) for row in rows(script)]
+
+    assert losses("1-a") == losses("1-b") != losses("2-a")
+
+
+def test_best_is_the_best_of_the_whole_run(script, monkeypatch):
+    top1 = iter([50.0, 40.0, 45.0, 50.0])
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: Result(1.0, next(top1), 90.0, 32))
+    assert train(script, "SOLVER.EPOCHS", "4").status == 0
+    run = only(script.utils, "model_pth/*/")
+    best = torch.load(run / "best.pth", weights_only=True)
+    last = torch.load(run / "last.pth", weights_only=True)
+    assert (best["meta"]["epoch"], best["meta"]["top1"]) == (1, 50.0)
+    assert last["meta"]["epoch"] == 4 and last["training"]["best"]["epoch"] == 1
+    assert (script.utils / "model_pth" / "best_model_weights_resnet8.pth").read_bytes() == (
+        run / "best.pth"
+    ).read_bytes()
+
+
+def test_last_checkpoint_holds_what_the_next_epoch_depends_on(script):
+    train(script)
+    last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
+    assert set(last["training"]) == {"distiller", "optimizer", "loader", "torch_rng", "cuda_rng", "best"}
+    assert len(last["training"]["optimizer"]["state"]) == len(list(build_model("cifar100", "resnet8", 9).parameters()))
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(script, monkeypatch):
+    forward = Vanilla.forward_train
+
+    def explode(self, image, target, epoch, **kwargs):
+        logits, losses = forward(self, image, target)
+        return logits, losses | {"loss_extra": losses["loss_ce"] * (float("nan") if epoch == 2 else 1.0)}
+
+    monkeypatch.setattr(Vanilla, "forward_train", explode)
+    train(script, "SOLVER.EPOCHS", "3").fails_with("loss_extra is not finite in epoch 2", "last.pth")
+    last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
+    assert last["meta"]["epoch"] == 1 and all(value.isfinite().all() for value in last["model"].values())
+    assert "Stopped: " in only(script.utils, "model_train_log/*.log").read_text()
+
+
+def test_learning_rate_that_explodes_stops_the_run(script):
+    train(script, "SOLVER.LR", "1e30", "SOLVER.EPOCHS", "5").fails_with("not finite in epoch", "lower SOLVER.LR")
+
+
+def test_distillation_leaves_out_the_teacher_from_the_checkpoint(script, tmp_path):
+    train(script)
+    teacher = script.utils / "model_pth" / "best_model_weights_resnet8.pth"
+    pair = "--selected_student resnet8 --selected_teacher resnet8 --selected_distiller KD".split()
+    assert script(distillation_main, *pair, "--teacher_weights", teacher, *TINY).status == 0
+    last = torch.load(only(script.utils, "model_distillation_pth/*/last.pth"), weights_only=True)
+    assert last["training"]["distiller"] == {} and last["meta"]["teacher"] == "resnet8"
