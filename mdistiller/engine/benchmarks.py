@@ -23,7 +23,7 @@ class Benchmark:
         return {index: name for index, name in enumerate(self.methods) if name.upper() in available}
 
 
-OTHER_METHODS = ("AT", "NST", "PKT", "SP", "VID", "KDSVD")
+OTHER_METHODS = ("AT", "NST", "PKT", "SP", "VID", "KDSVD", "DIST", "NKD", "CTKD")
 
 CIFAR100 = Benchmark(
     models="cifar100",

@@ -12,6 +12,8 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.errors import UserError, nearest
 
+from .optimizers import TRAINERS
+
 CFG = CN()
 
 CFG.EXPERIMENT = CN()
@@ -24,7 +26,7 @@ CFG.DATASET = CN()
 CFG.DATASET.TYPE = "cifar100"  # cifar100 | folder | synthetic
 CFG.DATASET.ROOT = "data"
 CFG.DATASET.IMAGE_SIZE = 32  # side in pixels, of `folder`
-CFG.DATASET.AUGMENT = "weak"  # weak | strong | weak+strong
+CFG.DATASET.AUGMENT = "weak"  # weak | strong | weak+strong | two-view
 CFG.DATASET.MEAN = (0.5071, 0.4867, 0.4408)
 CFG.DATASET.STD = (0.2675, 0.2565, 0.2761)
 CFG.DATASET.NUM_WORKERS = 2  # for sets that do not fit in memory
@@ -40,6 +42,7 @@ CFG.DISTILLER.TYPE = "NONE"
 CFG.DISTILLER.TEACHER = "ResNet50"
 CFG.DISTILLER.STUDENT = "resnet32"
 CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places
+CFG.DISTILLER.LOGIT_STANDARDIZATION = False  # of the logits that a logit-based method compares
 
 CFG.SOLVER = CN()
 CFG.SOLVER.TRAINER = "base"
@@ -51,6 +54,8 @@ CFG.SOLVER.LR_DECAY_RATE = 0.1
 CFG.SOLVER.WEIGHT_DECAY = 0.0001
 CFG.SOLVER.MOMENTUM = 0.9
 CFG.SOLVER.TYPE = "SGD"
+CFG.SOLVER.DOT = CN()
+CFG.SOLVER.DOT.DELTA = 0.075
 
 CFG.LOG = CN()
 CFG.LOG.TENSORBOARD_FREQ = 500  # MDistiller's; scalars are written once an epoch here
@@ -156,6 +161,25 @@ CFG.DKD.T = 4.0
 CFG.DKD.WARMUP = 20
 CFG.DKD.CLAMP = 0.0  # logits are clamped to ± this first; 0: not at all
 
+CFG.DIST = CN()
+CFG.DIST.CE_WEIGHT = 1.0
+CFG.DIST.BETA = 2.0
+CFG.DIST.GAMMA = 2.0
+CFG.DIST.T = 4.0
+
+CFG.NKD = CN()
+CFG.NKD.CE_WEIGHT = 1.0
+CFG.NKD.GAMMA = 1.5
+CFG.NKD.T = 1.0
+
+CFG.CTKD = CN()
+CFG.CTKD.T_START = 1.0
+CFG.CTKD.T_RANGE = 20.0
+CFG.CTKD.CURRICULUM_EPOCHS = 10
+CFG.CTKD.LOSS = CN()
+CFG.CTKD.LOSS.CE_WEIGHT = 0.1
+CFG.CTKD.LOSS.KD_WEIGHT = 0.9
+
 CFG.CLKD = CN()
 CFG.CLKD.BETA = 2.0
 CFG.CLKD.LOSS = CN()
@@ -164,12 +188,14 @@ CFG.CLKD.LOSS.KD_WEIGHT = 0.5
 CFG.CLKD.LOSS.CORRELATION_WEIGHT = 0.4
 
 CFG.MLKD = CN()
+CFG.MLKD.VIEWS = 1  # 2: a weak and a strong view of each image, with DATASET.AUGMENT two-view
 CFG.MLKD.TEMPERATURES = [4.0, 3.0, 2.0]
 CFG.MLKD.LOSS = CN()
 CFG.MLKD.LOSS.CE_WEIGHT = 0.5
 CFG.MLKD.LOSS.KD_WEIGHT = 0.5
 
 CFG.SKD = CN()
+CFG.SKD.FORM = "released"  # released | paper
 CFG.SKD.TEMPERATURE = 4.0
 CFG.SKD.TIKHONOV = 0.1
 CFG.SKD.LOSS = CN()
@@ -299,8 +325,8 @@ def check(cfg: CN) -> None:
         raise UserError(f'SOLVER.LR_DECAY_STAGES is {solver.LR_DECAY_STAGES}; expected epochs such as "[150,180,210]"')
     if solver.TYPE != "SGD":
         raise UserError(f"SOLVER.TYPE is {solver.TYPE!r}; valid: SGD")
-    if solver.TRAINER != "base":
-        raise UserError(f"SOLVER.TRAINER is {solver.TRAINER!r}; valid: base")
+    if solver.TRAINER not in TRAINERS:
+        raise UserError(f"SOLVER.TRAINER is {solver.TRAINER!r}; valid: {', '.join(TRAINERS)}")
     if not isinstance(cfg.EXPERIMENT.SEED, int) or not 0 <= cfg.EXPERIMENT.SEED < 2**63:
         raise UserError(f"EXPERIMENT.SEED is {cfg.EXPERIMENT.SEED}; expected a whole number from 0 to 2^63 - 1")
     for name in ("MEAN", "STD"):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import yaml
+
 from mdistiller.distillers import label_of
 from mdistiller.errors import UserError
 
@@ -52,4 +54,7 @@ def accuracy_of(weights: Path, cfg) -> float | None:
         _, meta = read_weights(weights)
     except UserError:
         return None
-    return meta.get("top1") if meta.get("config") == cfg.dump() else None
+    then = yaml.safe_load(meta.get("config", "")) or {}
+    now = yaml.safe_load(cfg.dump())
+    is_same = all(then.get(section) == now[section] for section in ("EXPERIMENT", "DATASET", "SOLVER"))
+    return meta.get("top1") if is_same else None

@@ -12,6 +12,7 @@ from mdistiller.errors import UserError
 
 from .checkpoint import save_checkpoint
 from .evaluation import Result, count_correct, evaluate
+from .optimizers import build_optimizer
 from .runs import COLUMNS, RunFiles, RunLog, save_best
 
 SECONDS_BETWEEN_READS = 0.5  # reading a value back makes the host wait for the device
@@ -63,10 +64,7 @@ class Trainer:
 
     def __init__(self, cfg, distiller: nn.Module, data, files: RunFiles, log: RunLog, meta: dict):
         self.cfg, self.distiller, self.data, self.files, self.log, self.meta = cfg, distiller, data, files, log, meta
-        solver = cfg.SOLVER
-        self.optimizer = torch.optim.SGD(
-            distiller.get_learnable_parameters(), solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY
-        )
+        self.optimizer = build_optimizer(cfg.SOLVER, distiller.get_learnable_parameters())
         self.best, self.best_epoch = None, 0
 
     def fit(self) -> Result:
@@ -94,9 +92,7 @@ class Trainer:
         with self.progress_bar(epoch) as bar:
             for batch in self.data.train:
                 logits, losses = self.distiller(**batch, epoch=epoch)
-                self.optimizer.zero_grad()
-                sum(losses.values()).backward()
-                self.optimizer.step()
+                self.optimizer.minimise(losses)
                 meter.update(losses, logits, batch["target"])
                 self.show(bar, meter, epoch)
         train, terms = self.read(meter, epoch)

@@ -1,0 +1,65 @@
+"""Optimisers: each takes a dict of losses and makes one step on their sum."""
+
+import torch
+
+TRAINERS = ("base", "dot")
+TASK_LOSS = "loss_ce"
+
+
+class SGD(torch.optim.SGD):
+    """Stochastic gradient descent with momentum, on the sum of the losses."""
+
+    def minimise(self, losses: dict) -> None:
+        self.zero_grad()
+        sum(losses.values()).backward()
+        self.step()
+
+
+class DOT(torch.optim.Optimizer):
+    """SGD with a momentum of its own for the task loss and for the distillation losses.
+
+    v_ce ← (μ − Δ) v_ce + g_ce and v_kd ← (μ + Δ) v_kd + g_kd; θ ← θ − lr (v_ce + v_kd). The task is the loss called
+    `loss_ce`, and weight decay belongs to it. Source: Zhao et al., DOT: A Distillation-Oriented Trainer, ICCV 2023.
+    """
+
+    def __init__(self, parameters, lr: float, momentum: float, weight_decay: float, delta: float):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "delta": delta})
+
+    def minimise(self, losses: dict) -> None:
+        """One step. losses: {name: scalar}, `loss_ce` among them."""
+        self.zero_grad()
+        losses[TASK_LOSS].backward(retain_graph=True)
+        task = {p: p.grad for p in self.parameters_with_gradient()}
+        self.zero_grad()
+        distillation = [loss for name, loss in losses.items() if name != TASK_LOSS]
+        if distillation:
+            sum(distillation).backward()
+        self.update(task)
+
+    def parameters_with_gradient(self):
+        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+
+    @torch.no_grad()
+    def update(self, task_gradients: dict) -> None:
+        for group in self.param_groups:
+            task_momentum, kd_momentum = group["momentum"] - group["delta"], group["momentum"] + group["delta"]
+            for p in group["params"]:
+                if p.grad is None and p not in task_gradients:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["v_ce"], state["v_kd"] = torch.zeros_like(p), torch.zeros_like(p)
+                state["v_ce"].mul_(task_momentum).add_(p, alpha=group["weight_decay"])
+                state["v_kd"].mul_(kd_momentum)
+                if p in task_gradients:
+                    state["v_ce"].add_(task_gradients[p])
+                if p.grad is not None:
+                    state["v_kd"].add_(p.grad)
+                p.sub_(state["v_ce"] + state["v_kd"], alpha=group["lr"])
+
+
+def build_optimizer(solver, parameters):
+    """The optimiser that SOLVER.TRAINER names, by the rest of `solver`."""
+    if solver.TRAINER == "dot":
+        return DOT(parameters, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY, solver.DOT.DELTA)
+    return SGD(parameters, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY)
