@@ -8,6 +8,8 @@ Random numbers are always drawn on the host, from a CPU generator: a seed gives 
 the device never has to wait for a choice to be known.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -115,8 +117,8 @@ def autocontrast(images, magnitude):
     pixels = images.flatten(2)
     low, high = pixels.amin(2, keepdim=True).double(), pixels.amax(2, keepdim=True).double()
     # A tensor over a tensor: `255 / tensor` would be the product with a reciprocal, which rounds differently.
-    scale = torch.where(high > low, torch.full_like(low, 255) / (high - low), 1)
-    offset = torch.where(high > low, -low * scale, 0)
+    scale = torch.where(high > low, torch.full_like(low, 255) / (high - low), torch.ones_like(low))
+    offset = torch.where(high > low, -low * scale, torch.zeros_like(low))
     table = torch.arange(256, device=images.device) * scale + offset
     return _look_up(table, pixels.long()).view_as(images)
 
@@ -228,18 +230,17 @@ def _affine(images, a=1, b=0, c=0, d=0, e=1, f=0):
 
     Each coefficient is a number or a float64 tensor (n,). Positions are in 16.16 fixed point, as in PIL's own loop.
     """
-    count, channels, height, width = images.shape
-    device = images.device
+    channels, height, width = images.shape[1:]
 
     def fixed(value):
-        value = torch.as_tensor(value, dtype=torch.float64, device=device)
-        return (value * 65536 + 0.5).floor().int().expand(count).view(count, 1, 1)
+        scaled = value * 65536 + 0.5
+        return scaled.floor().int().view(-1, 1, 1) if torch.is_tensor(value) else math.floor(scaled)
 
-    rows = torch.arange(height, dtype=torch.int32, device=device).view(1, height, 1)
-    columns = torch.arange(width, dtype=torch.int32, device=device).view(1, 1, width)
+    rows = torch.arange(height, dtype=torch.int32, device=images.device).view(1, height, 1)
+    columns = torch.arange(width, dtype=torch.int32, device=images.device).view(1, 1, width)
     x = (fixed(a) * columns + (fixed(b) * rows + fixed(c + (a + b) * 0.5))) >> 16
     y = (fixed(d) * columns + (fixed(e) * rows + fixed(f + (d + e) * 0.5))) >> 16
     # One black pixel all around stands for everything outside.
-    x, y = x.clamp_(-1, width) + 1, y.clamp_(-1, height) + 1
-    index = y.mul_(width + 2).add_(x).long().flatten(1).unsqueeze(1).expand(-1, channels, -1)
+    index = (y.clamp_(-1, height) + 1) * (width + 2) + (x.clamp_(-1, width) + 1)
+    index = index.long().flatten(1).unsqueeze(1).expand(-1, channels, -1)
     return F.pad(images, [1] * 4).flatten(2).gather(2, index).view_as(images)

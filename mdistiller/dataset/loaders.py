@@ -45,6 +45,8 @@ class Loader:
         self.batch_size = batch_size
         self.augment = augment
         self.mean, self.std = mean, std
+        device = image_set.images.device
+        self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
         self.shuffle = shuffle
         self.generator = generator if generator is not None else torch.Generator()
         self.memory_format = memory_format
@@ -92,5 +94,5 @@ class Loader:
         return images
 
     def _normalise(self, images):
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
-        return images.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=self.memory_format)
+        images = images.float().div_(255).sub_(self._mean).div_(self._std)
+        return images.contiguous(memory_format=self.memory_format)

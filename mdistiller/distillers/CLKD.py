@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision
+from ._common import full_precision
+from ._logit import LogitDistiller
 
 
 @full_precision
@@ -35,23 +35,16 @@ def class_correlation_loss(logits_student, logits_teacher):
     return torch.linalg.matrix_norm(covariance(logits_student) - covariance(logits_teacher)) / classes**2
 
 
-class CLKD(Distiller):
+class CLKD(LogitDistiller):
     """λ · cross-entropy + μ · (instance + β · class) + ν · class correlation."""
 
     def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.CLKD.LOSS.CE_WEIGHT
+        super().__init__(student, teacher, cfg, cfg.CLKD.LOSS.CE_WEIGHT)
         self.kd_weight = cfg.CLKD.LOSS.KD_WEIGHT
         self.correlation_weight = cfg.CLKD.LOSS.CORRELATION_WEIGHT
         self.beta = cfg.CLKD.BETA
 
-    def forward_train(self, image, target, **kwargs):
-        logits_student, _ = self.student(image)
-        with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
+    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
         logits = logits_student, logits_teacher
         alignment = instance_loss(*logits) + self.beta * class_loss(*logits)
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.kd_weight * alignment + self.correlation_weight * class_correlation_loss(*logits),
-        }
+        return {"loss_kd": self.kd_weight * alignment + self.correlation_weight * class_correlation_loss(*logits)}

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision, warm_up
+from ._common import full_precision, warm_up
+from ._logit import LogitDistiller
 
 
 @full_precision
@@ -32,27 +32,21 @@ def dkd_loss(logits_student, logits_teacher, target, alpha, beta, temperature):
     return temperature**2 * (alpha * tckd + beta * nckd)
 
 
-class DKD(Distiller):
+class DKD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + warm-up · dkd_loss, the logits clamped to ±CLAMP first where CLAMP > 0."""
 
     def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.DKD.CE_WEIGHT
+        super().__init__(student, teacher, cfg, cfg.DKD.CE_WEIGHT)
         self.alpha = cfg.DKD.ALPHA
         self.beta = cfg.DKD.BETA
         self.temperature = cfg.DKD.T
         self.warmup = cfg.DKD.WARMUP
         self.clamp = cfg.DKD.CLAMP
 
-    def forward_train(self, image, target, **kwargs):
-        logits_student, _ = self.student(image)
-        with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
-        soft_student, soft_teacher = logits_student, logits_teacher
+    def distillation_losses(self, logits_student, logits_teacher, target, epoch, **kwargs):
         if self.clamp > 0:
-            soft_student, soft_teacher = (z.clamp(-self.clamp, self.clamp) for z in (soft_student, soft_teacher))
-        loss_dkd = dkd_loss(soft_student, soft_teacher, target, self.alpha, self.beta, self.temperature)
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": warm_up(kwargs["epoch"], self.warmup) * loss_dkd,
-        }
+            logits_student, logits_teacher = (
+                z.clamp(-self.clamp, self.clamp) for z in (logits_student, logits_teacher)
+            )
+        loss = dkd_loss(logits_student, logits_teacher, target, self.alpha, self.beta, self.temperature)
+        return {"loss_kd": warm_up(epoch, self.warmup) * loss}

@@ -1,10 +1,9 @@
 """Hinton et al., Distilling the Knowledge in a Neural Network, NIPS 2014 Deep Learning Workshop."""
 
-import torch
 import torch.nn.functional as F
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision
+from ._common import full_precision
+from ._logit import LogitDistiller
 
 
 @full_precision
@@ -18,20 +17,13 @@ def kd_loss(logits_student, logits_teacher, temperature):
     return temperature**2 * F.kl_div(log_p_student, log_p_teacher, reduction="batchmean", log_target=True)
 
 
-class KD(Distiller):
+class KD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + KD_WEIGHT · T² KL."""
 
     def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.temperature = cfg.KD.TEMPERATURE
-        self.ce_weight = cfg.KD.LOSS.CE_WEIGHT
+        super().__init__(student, teacher, cfg, cfg.KD.LOSS.CE_WEIGHT)
         self.kd_weight = cfg.KD.LOSS.KD_WEIGHT
+        self.temperature = cfg.KD.TEMPERATURE
 
-    def forward_train(self, image, target, **kwargs):
-        logits_student, _ = self.student(image)
-        with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.kd_weight * kd_loss(logits_student, logits_teacher, self.temperature),
-        }
+    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+        return {"loss_kd": self.kd_weight * kd_loss(logits_student, logits_teacher, self.temperature)}

@@ -3,8 +3,10 @@
 import torch
 import torch.nn.functional as F
 
-from ._base import Distiller
+from mdistiller.errors import UserError
+
 from ._common import cross_entropy, full_precision, low_confidence_share
+from ._logit import LogitDistiller
 from .KD import kd_loss
 
 
@@ -40,27 +42,41 @@ def confidence_shares(logits_teacher):
     return low_confidence_share(p_teacher.amax(dim=1)), low_confidence_share(p_teacher.sum(dim=0))
 
 
-class MLKD(Distiller):
-    """CE_WEIGHT · cross-entropy + KD_WEIGHT · (instance + class + batch alignment), summed over TEMPERATURES."""
+class MLKD(LogitDistiller):
+    """CE_WEIGHT · cross-entropy + KD_WEIGHT · (instance + class + batch alignment), summed over TEMPERATURES.
+
+    VIEWS 1: of each image as it comes, as in this project's scripts. VIEWS 2, as first published: of a weakly and a
+    strongly augmented view of each image (DATASET.AUGMENT two-view); the strong one adds a cross-entropy and an
+    instance alignment that no share scales.
+    """
 
     def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.temperatures = cfg.MLKD.TEMPERATURES
-        self.ce_weight = cfg.MLKD.LOSS.CE_WEIGHT
+        super().__init__(student, teacher, cfg, cfg.MLKD.LOSS.CE_WEIGHT)
         self.kd_weight = cfg.MLKD.LOSS.KD_WEIGHT
+        self.temperatures = cfg.MLKD.TEMPERATURES
+        self.has_two_views = cfg.MLKD.VIEWS == 2
+        if self.has_two_views and cfg.DATASET.AUGMENT != "two-view":
+            raise UserError(f"MLKD.VIEWS 2 needs DATASET.AUGMENT two-view, not {cfg.DATASET.AUGMENT!r}")
+
+    def over_temperatures(self, loss, logits_student, logits_teacher):
+        return self.kd_weight * sum(loss(logits_student, logits_teacher, t) for t in self.temperatures)
+
+    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+        share_of_samples, share_of_classes = confidence_shares(logits_teacher)
+        logits = logits_student, logits_teacher
+        return {
+            "loss_kd": share_of_samples * self.over_temperatures(kd_loss, *logits),
+            "loss_cc": share_of_classes * self.over_temperatures(class_correlation_loss, *logits),
+            "loss_bc": share_of_samples * self.over_temperatures(batch_correlation_loss, *logits),
+        }
 
     def forward_train(self, image, target, **kwargs):
-        logits_student, _ = self.student(image)
-        with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
-        share_of_samples, share_of_classes = confidence_shares(logits_teacher)
-
-        def over_temperatures(loss):
-            return self.kd_weight * sum(loss(logits_student, logits_teacher, t) for t in self.temperatures)
-
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": share_of_samples * over_temperatures(kd_loss),
-            "loss_cc": share_of_classes * over_temperatures(class_correlation_loss),
-            "loss_bc": share_of_samples * over_temperatures(batch_correlation_loss),
-        }
+        logits_weak, losses = super().forward_train(image, target, **kwargs)
+        if self.has_two_views:
+            logits_student, _ = self.student(kwargs["image_strong"])
+            with torch.no_grad():
+                logits_teacher, _ = self.teacher(kwargs["image_strong"])
+            losses["loss_ce"] = losses["loss_ce"] + self.ce_weight * cross_entropy(logits_student, target)
+            strong = self.over_temperatures(kd_loss, *self.logits_to_compare(logits_student, logits_teacher))
+            losses["loss_kd"] = losses["loss_kd"] + strong
+        return logits_weak, losses

@@ -3,23 +3,25 @@
 import torch
 import torch.nn.functional as F
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision
+from mdistiller.errors import UserError
+
+from ._common import full_precision
+from ._logit import LogitDistiller
 from .KD import kd_loss
 from .MLKD import confidence_shares
 
 
 @full_precision
-def direction_loss(logits_student, logits_teacher, tikhonov):
+def direction_loss(logits_student, logits_teacher, tikhonov, scale=1.0):
     """Mahalanobis distance between the Gram matrices of normalised logits.
 
-    logits_*: (batch, classes). Returns a scalar: with G = ẑẑᵀ / classes and D = G_s − G_t, the mean over D's rows d
-    of sqrt(dᵀ Σ⁻¹ d), where Σ is the covariance of D's columns plus `tikhonov` · I, which keeps it invertible.
+    logits_*: (batch, classes). Returns a scalar: with G = ẑẑᵀ / `scale` and D = G_s − G_t, the mean over D's rows d of
+    sqrt(dᵀ Σ⁻¹ d), where Σ is the covariance of D's columns plus `tikhonov` · I, which keeps it invertible.
     A Cholesky factor Σ = LLᵀ gives the distance as the norm of L⁻¹d.
     """
-    batch, classes = logits_student.shape
     z_student, z_teacher = F.normalize(logits_student, dim=1), F.normalize(logits_teacher, dim=1)
-    difference = (z_student @ z_student.T - z_teacher @ z_teacher.T) / classes
+    difference = (z_student @ z_student.T - z_teacher @ z_teacher.T) / scale
+    batch = len(difference)
     centred = difference - difference.mean(dim=0)
     covariance = centred.T @ centred / max(batch - 1, 1)
     factor = torch.linalg.cholesky(covariance + tikhonov * torch.eye(batch, device=centred.device, dtype=centred.dtype))
@@ -27,30 +29,32 @@ def direction_loss(logits_student, logits_teacher, tikhonov):
     return torch.linalg.vector_norm(whitened, dim=0).mean()
 
 
-class SKD(Distiller):
-    """CE_WEIGHT · cross-entropy + INSTANCE_WEIGHT · T² KL + DIRECTION_WEIGHT · direction_loss.
+class SKD(LogitDistiller):
+    """CE_WEIGHT · cross-entropy + INSTANCE_WEIGHT · instance + DIRECTION_WEIGHT · direction.
 
-    As released, the instance term is scaled by the share of low-confidence samples and the direction term by that
-    of low-confidence classes (see `confidence_shares`).
+    FORM released: the instance term is T² KL times the share of low-confidence samples, the direction term takes Gram
+    matrices over the number of classes and is scaled by the share of low-confidence classes (see `confidence_shares`).
+    FORM paper: KL and the direction term as in the paper's formulas, without T², shares and division.
     """
 
     def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
+        super().__init__(student, teacher, cfg, cfg.SKD.LOSS.CE_WEIGHT)
+        self.form = cfg.SKD.FORM
         self.temperature = cfg.SKD.TEMPERATURE
         self.tikhonov = cfg.SKD.TIKHONOV
-        self.ce_weight = cfg.SKD.LOSS.CE_WEIGHT
         self.instance_weight = cfg.SKD.LOSS.INSTANCE_WEIGHT
         self.direction_weight = cfg.SKD.LOSS.DIRECTION_WEIGHT
+        if self.form not in ("released", "paper"):
+            raise UserError(f"SKD.FORM is {self.form!r}; valid: released, paper")
 
-    def forward_train(self, image, target, **kwargs):
-        logits_student, _ = self.student(image)
-        with torch.no_grad():
-            logits_teacher, _ = self.teacher(image)
-        share_of_samples, share_of_classes = confidence_shares(logits_teacher)
-        instance = share_of_samples * kd_loss(logits_student, logits_teacher, self.temperature)
-        direction = share_of_classes * direction_loss(logits_student, logits_teacher, self.tikhonov)
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.instance_weight * instance,
-            "loss_bc": self.direction_weight * direction,
-        }
+    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+        logits = logits_student, logits_teacher
+        instance = kd_loss(*logits, self.temperature)
+        if self.form == "released":
+            share_of_samples, share_of_classes = confidence_shares(logits_teacher)
+            instance = share_of_samples * instance
+            direction = share_of_classes * direction_loss(*logits, self.tikhonov, scale=logits_student.shape[1])
+        else:
+            instance = instance / self.temperature**2
+            direction = direction_loss(*logits, self.tikhonov)
+        return {"loss_kd": self.instance_weight * instance, "loss_bc": self.direction_weight * direction}

@@ -51,9 +51,9 @@ def test_the_colour_of_the_object_follows_its_class():
 
 
 def test_thousands_of_pictures_take_seconds():
-    start = time.perf_counter()
+    start = time.process_time()
     draw_synthetic(2000, 0, "train")
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_no_pictures_is_refused():

@@ -7,7 +7,7 @@ from torch import nn
 from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine.cfg import CFG
 
-LOGIT_METHODS = ["KD", "DKD", "CLKD", "MLKD", "SKD"]
+LOGIT_METHODS = ["KD", "DKD", "CLKD", "MLKD", "SKD", "DIST", "NKD", "CTKD"]
 
 
 class FixedLogits(nn.Module):

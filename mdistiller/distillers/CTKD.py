@@ -1,0 +1,53 @@
+"""Li et al., Curriculum Temperature for Knowledge Distillation, AAAI 2023."""
+
+import math
+
+import torch
+from torch import nn
+
+from ._logit import LogitDistiller
+from .KD import kd_loss
+
+
+class ReverseGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by −`strength`."""
+
+    @staticmethod
+    def forward(ctx, value, strength):
+        ctx.strength = strength
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -ctx.strength * gradient, None
+
+
+def curriculum(epoch: int, epochs: int) -> float:
+    """Strength of the temperature's adversary in epoch `epoch` (from 1): rises to 1 by a cosine, in `epochs`."""
+    return (1 - math.cos(math.pi * min(epoch / epochs, 1.0))) / 2
+
+
+class CTKD(LogitDistiller):
+    """KD whose temperature is learnt against the student: it maximises the loss that the student minimises.
+
+    One global temperature T_START + T_RANGE · sigmoid(`global_t`); the curriculum lets its gradient grow from none.
+    """
+
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher, cfg, cfg.CTKD.LOSS.CE_WEIGHT)
+        self.kd_weight = cfg.CTKD.LOSS.KD_WEIGHT
+        self.t_start = cfg.CTKD.T_START
+        self.t_range = cfg.CTKD.T_RANGE
+        self.epochs = cfg.CTKD.CURRICULUM_EPOCHS
+        self.global_t = nn.Parameter(torch.ones(1))
+
+    def get_learnable_parameters(self):
+        return [*super().get_learnable_parameters(), self.global_t]
+
+    def get_extra_parameters(self):
+        return self.global_t.numel()
+
+    def distillation_losses(self, logits_student, logits_teacher, target, epoch, **kwargs):
+        global_t = ReverseGradient.apply(self.global_t, curriculum(epoch, self.epochs))
+        temperature = self.t_start + self.t_range * torch.sigmoid(global_t)
+        return {"loss_kd": self.kd_weight * kd_loss(logits_student, logits_teacher, temperature).squeeze()}

@@ -1,0 +1,37 @@
+"""Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022."""
+
+import torch.nn.functional as F
+
+from ._common import full_precision
+from ._logit import LogitDistiller
+
+
+def pearson_distance(a, b, dim):
+    """1 − Pearson's correlation of `a` and `b` along `dim`, mean over the other dimension; 1 where one is constant."""
+    a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
+    return 1 - F.cosine_similarity(a, b, dim=dim, eps=1e-8).mean()
+
+
+@full_precision
+def dist_loss(logits_student, logits_teacher, beta, gamma, temperature):
+    """T² (β · inter-class + γ · intra-class distance) of the softened probabilities.
+
+    logits_*: (batch, classes). Returns a scalar. Inter-class: how differently student and teacher rank the classes of
+    each image (rows); intra-class: how differently they rank the images under each class (columns).
+    """
+    p_student, p_teacher = (F.softmax(z / temperature, dim=1) for z in (logits_student, logits_teacher))
+    inter, intra = (pearson_distance(p_student, p_teacher, dim) for dim in (1, 0))
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+class DIST(LogitDistiller):
+    """CE_WEIGHT · cross-entropy + dist_loss."""
+
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher, cfg, cfg.DIST.CE_WEIGHT)
+        self.beta = cfg.DIST.BETA
+        self.gamma = cfg.DIST.GAMMA
+        self.temperature = cfg.DIST.T
+
+    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+        return {"loss_kd": dist_loss(logits_student, logits_teacher, self.beta, self.gamma, self.temperature)}

@@ -1,0 +1,40 @@
+"""Yang et al., From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
+Customized Soft Labels, ICCV 2023."""
+
+import torch
+import torch.nn.functional as F
+
+from ._common import full_precision
+from ._logit import LogitDistiller
+
+
+@full_precision
+def nkd_loss(logits_student, logits_teacher, target, gamma, temperature):
+    """−T_t log S_t − γ λ² Σ_{i≠t} N(T_i) log N(S_i), mean over the batch.
+
+    logits_*: (batch, classes); target t: (batch,). Returns a scalar. S_t and T_t are the target's probabilities at
+    temperature 1; N normalises those of the other classes, softened by λ = `temperature`, to sum to one.
+    """
+    column = target[:, None]
+    p_target = F.softmax(logits_teacher, dim=1).gather(1, column)
+    target_loss = -(p_target * F.log_softmax(logits_student, dim=1).gather(1, column)).squeeze(1)
+
+    is_target = F.one_hot(target, logits_student.shape[1]).bool()
+    others_student, others_teacher = (
+        (z / temperature).masked_fill(is_target, -torch.inf) for z in (logits_student, logits_teacher)
+    )
+    log_p_others = F.log_softmax(others_student, dim=1).masked_fill(is_target, 0.0)
+    others_loss = -(F.softmax(others_teacher, dim=1) * log_p_others).sum(dim=1)
+    return (target_loss + gamma * temperature**2 * others_loss).mean()
+
+
+class NKD(LogitDistiller):
+    """CE_WEIGHT · cross-entropy + nkd_loss."""
+
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher, cfg, cfg.NKD.CE_WEIGHT)
+        self.gamma = cfg.NKD.GAMMA
+        self.temperature = cfg.NKD.T
+
+    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+        return {"loss_kd": nkd_loss(logits_student, logits_teacher, target, self.gamma, self.temperature)}
