@@ -8,7 +8,7 @@ import torch
 from mdistiller.dataset.augment import distort, strong, weak
 from mdistiller.errors import UserError
 
-AUGMENTATIONS = ("none", "weak", "strong", "weak+strong")
+AUGMENTATIONS = ("none", "weak", "strong", "weak+strong", "two-view")
 # Images augmented by one round of tensor calls: enough that launching them costs little, few enough for a CPU's cache.
 CHUNK = 1024
 
@@ -16,7 +16,8 @@ CHUNK = 1024
 class Loader:
     """An endless source of epochs over an `ImageSet`, gathered, augmented and normalised where its tensors are.
 
-    augment: "none", "weak", "strong", or "weak+strong": every image once in each of the two views, shuffled together.
+    augment: "none", "weak", "strong", "weak+strong": every image once in each of the two views, shuffled together; or
+    "two-view": every image once, as `image` and `image_weak` weakly and as `image_strong` strongly augmented.
     mean, std: three numbers each, for values in 0..1. generator: a CPU `torch.Generator`, which makes every random
     choice, so that the batches depend on its state alone and not on the device.
 
@@ -66,11 +67,14 @@ class Loader:
         batches_per_chunk = max(1, CHUNK // self.batch_size)
         for entries in order.split(batches_per_chunk * self.batch_size):
             rows = (entries % len(self.image_set)).to(self.image_set.images.device, non_blocking=True)
-            images = self._normalise(self._augment(self.image_set.images.index_select(0, rows), entries))
-            targets = self.image_set.targets[rows]
-            parts = (tensor.split(self.batch_size) for tensor in (images, targets, rows))
-            for image, target, index in zip(*parts, strict=True):
-                yield {"image": image, "target": target, "index": index}
+            originals = self.image_set.images.index_select(0, rows)
+            chunk = {"image": self._normalise(self._augment(originals, entries))}
+            if self.augment == "two-view":
+                chunk["image_weak"] = chunk["image"]
+                chunk["image_strong"] = self._normalise(strong(originals, self.generator, self.posterize_bits))
+            chunk |= {"target": self.image_set.targets[rows], "index": rows}
+            for parts in zip(*(tensor.split(self.batch_size) for tensor in chunk.values()), strict=True):
+                yield dict(zip(chunk, parts, strict=True))
 
     def state_dict(self):
         """The generator's state, from which `load_state_dict` makes the next epoch repeat itself bit for bit."""

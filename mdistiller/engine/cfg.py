@@ -33,8 +33,8 @@ CFG.DATASET.NUM_WORKERS = 2  # for sets that do not fit in memory
 CFG.DATASET.TEST = CN()
 CFG.DATASET.TEST.BATCH_SIZE = 64
 CFG.DATASET.SYNTHETIC = CN()
-CFG.DATASET.SYNTHETIC.TRAIN_IMAGES = 5000
-CFG.DATASET.SYNTHETIC.TEST_IMAGES = 2000
+CFG.DATASET.SYNTHETIC.TRAIN_IMAGES = 4000
+CFG.DATASET.SYNTHETIC.TEST_IMAGES = 1440
 CFG.DATASET.SYNTHETIC.SEED = 0
 
 CFG.DISTILLER = CN()
@@ -132,8 +132,8 @@ CFG.CRD = CN()
 CFG.CRD.MODE = "exact"
 CFG.CRD.FEAT = CN()
 CFG.CRD.FEAT.DIM = 128
-CFG.CRD.FEAT.STUDENT_DIM = 256
-CFG.CRD.FEAT.TEACHER_DIM = 256
+CFG.CRD.FEAT.STUDENT_DIM = 256  # MDistiller's; read off the networks here
+CFG.CRD.FEAT.TEACHER_DIM = 256  # MDistiller's; read off the networks here
 CFG.CRD.LOSS = CN()
 CFG.CRD.LOSS.CE_WEIGHT = 1.0
 CFG.CRD.LOSS.FEAT_WEIGHT = 0.8
@@ -146,12 +146,13 @@ CFG.REVIEWKD = CN()
 CFG.REVIEWKD.CE_WEIGHT = 1.0
 CFG.REVIEWKD.REVIEWKD_WEIGHT = 1.0
 CFG.REVIEWKD.WARMUP_EPOCHS = 20
+# MDistiller's table of the pair; sizes and channels are read off the two networks here
 CFG.REVIEWKD.SHAPES = [1, 8, 16, 32]
 CFG.REVIEWKD.OUT_SHAPES = [1, 8, 16, 32]
 CFG.REVIEWKD.IN_CHANNELS = [64, 128, 256, 256]
 CFG.REVIEWKD.OUT_CHANNELS = [64, 128, 256, 256]
 CFG.REVIEWKD.MAX_MID_CHANNEL = 512
-CFG.REVIEWKD.STU_PREACT = False
+CFG.REVIEWKD.STU_PREACT = False  # compare the student's maps before their ReLU
 
 CFG.DKD = CN()
 CFG.DKD.CE_WEIGHT = 1.0
@@ -179,6 +180,14 @@ CFG.CTKD.CURRICULUM_EPOCHS = 10
 CFG.CTKD.LOSS = CN()
 CFG.CTKD.LOSS.CE_WEIGHT = 0.1
 CFG.CTKD.LOSS.KD_WEIGHT = 0.9
+
+CFG.SDD = CN()
+CFG.SDD.SCALES = [1, 2, 4]  # cells a side of each grid of regions, the whole map first
+CFG.SDD.CE_WEIGHT = 2.0
+CFG.SDD.ALPHA = 3.0
+CFG.SDD.BETA = 6.0
+CFG.SDD.T = 4.0
+CFG.SDD.WARMUP = 20
 
 CFG.CLKD = CN()
 CFG.CLKD.BETA = 2.0
@@ -217,14 +226,23 @@ def known_keys(node: CN, prefix: str = "") -> list[str]:
 def read_yaml(path) -> dict:
     """The nested values of the YAML file `path`. Raises UserError where it is unreadable or no mapping."""
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text()
     except OSError as error:
         raise UserError(f"cannot read config {path}: {error.strerror or error}; expected a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values or {}, dict):
-        raise UserError(f"config {path} holds a {type(values).__name__}; expected SECTION: {{KEY: value}}")
-    return values or {}
+    except UnicodeDecodeError as error:
+        raise UserError(f"config {path} is not text; expected a YAML file") from error
+    return parse_yaml(text, f"config {path}")
+
+
+def parse_yaml(text: str, source: str) -> dict:
+    """The nested values of a YAML text. Raises UserError, naming `source`, where it is no mapping."""
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{source} holds a {type(values).__name__}; expected SECTION: {{KEY: value}}")
+    return values
 
 
 def merge_pairs(cfg: CN, pairs: list[str], allow_new_sections: bool = False) -> None:

@@ -145,3 +145,14 @@ def test_an_unknown_augmentation_is_refused():
 def test_an_empty_batch_is_refused():
     with pytest.raises(UserError, match=r"SOLVER\.BATCH_SIZE"):
         loader(batch_size=0)
+
+
+def test_two_views_hold_each_image_once_weakly_and_strongly_augmented():
+    data = image_set()
+    batches = list(loader("two-view", data=data))
+    assert sorted(indices_of(batches).tolist()) == list(range(50))
+    assert loader("two-view", data=data).num_images_per_epoch == 50
+    for batch in batches:
+        assert batch["image_weak"] is batch["image"]
+        assert batch["image_strong"].shape == batch["image"].shape
+        assert not torch.equal(batch["image_strong"], batch["image"])
