@@ -153,6 +153,6 @@ def test_two_views_hold_each_image_once_weakly_and_strongly_augmented():
     assert sorted(indices_of(batches).tolist()) == list(range(50))
     assert loader("two-view", data=data).num_images_per_epoch == 50
     for batch in batches:
-        assert batch["image_weak"] is batch["image"]
+        assert torch.equal(batch["image_weak"], batch["image"])
         assert batch["image_strong"].shape == batch["image"].shape
         assert not torch.equal(batch["image_strong"], batch["image"])
