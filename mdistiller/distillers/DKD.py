@@ -8,10 +8,10 @@ from ._logit import LogitDistiller
 
 
 @full_precision
-def dkd_loss(logits_student, logits_teacher, target, alpha, beta, temperature):
-    """T² (α · TCKD + β · NCKD), mean over the batch.
+def dkd_losses(logits_student, logits_teacher, target, alpha, beta, temperature):
+    """T² (α · TCKD + β · NCKD) of each sample.
 
-    logits_*: (batch, classes); target: (batch,). Returns a scalar. TCKD is the KL divergence of the binary
+    logits_*: (batch, classes); target: (batch,). Returns (batch,). TCKD is the KL divergence of the binary
     distributions (target class, all others); NCKD that of the distributions over the other classes alone. Both are
     computed from log-probabilities, so they stay finite where a probability vanishes.
     """
@@ -26,10 +26,15 @@ def dkd_loss(logits_student, logits_teacher, target, alpha, beta, temperature):
 
     binary_student, others_student = decouple(logits_student)
     binary_teacher, others_teacher = decouple(logits_teacher)
-    tckd = F.kl_div(binary_student, binary_teacher, reduction="batchmean", log_target=True)
+    tckd = F.kl_div(binary_student, binary_teacher, reduction="none", log_target=True).sum(dim=1)
     # The target's place holds log-probability 0 on both sides, so it adds exp(0) · (0 − 0) = 0.
-    nckd = F.kl_div(others_student, others_teacher, reduction="batchmean", log_target=True)
+    nckd = F.kl_div(others_student, others_teacher, reduction="none", log_target=True).sum(dim=1)
     return temperature**2 * (alpha * tckd + beta * nckd)
+
+
+def dkd_loss(*args, **kwargs):
+    """`dkd_losses`, mean over the batch: a scalar."""
+    return dkd_losses(*args, **kwargs).mean()
 
 
 class DKD(LogitDistiller):

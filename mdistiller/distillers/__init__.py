@@ -8,14 +8,51 @@ from pathlib import Path
 from mdistiller.errors import UserError, nearest
 
 from ._base import Distiller
+from .AT import AT
 from .CLKD import CLKD
+from .CRD import CRD
+from .CTKD import CTKD
+from .DIST import DIST
 from .DKD import DKD
+from .FitNet import FitNet
 from .KD import KD
+from .KDSVD import KDSVD
 from .MLKD import MLKD
+from .NKD import NKD
+from .NST import NST
+from .OFD import OFD
+from .PKT import PKT
+from .ReviewKD import ReviewKD
+from .RKD import RKD
+from .SDD import SDD
 from .SKD import SKD
+from .SP import SP
 from .Vanilla import Vanilla
+from .VID import VID
 
-DISTILLERS = {"NONE": Vanilla, "KD": KD, "DKD": DKD, "CLKD": CLKD, "MLKD": MLKD, "SKD": SKD}
+DISTILLERS = {
+    "NONE": Vanilla,
+    "KD": KD,
+    "DKD": DKD,
+    "CLKD": CLKD,
+    "MLKD": MLKD,
+    "SKD": SKD,
+    "DIST": DIST,
+    "NKD": NKD,
+    "CTKD": CTKD,
+    "RKD": RKD,
+    "CRD": CRD,
+    "FITNET": FitNet,
+    "SDD": SDD,
+    "VID": VID,
+    "OFD": OFD,
+    "REVIEWKD": ReviewKD,
+    "AT": AT,
+    "NST": NST,
+    "PKT": PKT,
+    "SP": SP,
+    "KDSVD": KDSVD,
+}
 ALIASES = {"VANILLA": "NONE"}
 
 __all__ = ["Distiller", "build_distiller", "canonical_name", "distiller_names", "is_file_reference", "label_of"]

@@ -43,6 +43,20 @@ def low_confidence_share(confidence: torch.Tensor) -> torch.Tensor:
     return (confidence <= confidence.median()).to(confidence.dtype).mean()
 
 
+def pair_stages(student, teacher):
+    """Pairs (student's, teacher's) of two lists of stages; of the longer list the deepest stages are kept."""
+    stages = min(len(student), len(teacher))
+    return list(zip(student[-stages:], teacher[-stages:], strict=True))
+
+
+def pool_larger(feat_student, feat_teacher):
+    """Both maps (batch, channels, height, width) at the smaller size of the two, by average pooling."""
+    size = tuple(map(min, feat_student.shape[2:], feat_teacher.shape[2:]))
+    return tuple(
+        feat if feat.shape[2:] == size else F.adaptive_avg_pool2d(feat, size) for feat in (feat_student, feat_teacher)
+    )
+
+
 class ConvReg(nn.Module):
     """Convolutional regressor of FitNet (ICLR 2015): maps student features onto the teacher's shape.
 
@@ -70,6 +84,11 @@ class ConvReg(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn(self.conv(x))
         return self.relu(x) if self.use_relu else x
+
+
+def find_classifier(network: nn.Module) -> nn.Linear:
+    """The layer of `network` that turns `pooled_feat` into logits: its last `nn.Linear`."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
 @torch.no_grad()

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import yaml
-
 from mdistiller.distillers import label_of
 from mdistiller.errors import UserError
 
 from .benchmarks import Benchmark
+from .cfg import parse_yaml
 from .checkpoint import read_weights
 from .experiment import run_experiment
 from .tables import align, shown
@@ -54,7 +53,6 @@ def accuracy_of(weights: Path, cfg) -> float | None:
         _, meta = read_weights(weights)
     except UserError:
         return None
-    then = yaml.safe_load(meta.get("config", "")) or {}
-    now = yaml.safe_load(cfg.dump())
+    then, now = (parse_yaml(text, "config") for text in (str(meta.get("config", "")), cfg.dump()))
     is_same = all(then.get(section) == now[section] for section in ("EXPERIMENT", "DATASET", "SOLVER"))
     return meta.get("top1") if is_same else None

@@ -82,6 +82,8 @@ def run_experiment(
         teacher = build_model(benchmark.models, teacher_name, data.num_classes)
         load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
     distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(data.train.image_set)).to(device)
+    if hasattr(distiller, "set_targets"):
+        distiller.set_targets(data.train.image_set.targets)
 
     if baseline:
         log_folder, weights_folder, title, published = "model_train_log", "model_pth", student_name, student_name

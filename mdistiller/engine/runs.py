@@ -137,9 +137,9 @@ def save_best(files: RunFiles, content: dict) -> str | None:
             return f"Kept {files.published}, which names no run of ours; this run's best is {files.best}"
         if other.get("run") != meta["run"]:
             theirs, ours = other.get("dataset", {}), meta["dataset"]
-            if theirs == ours and other["top1"] > meta["top1"]:
+            if theirs == ours and other.get("top1", 0) > meta["top1"]:
                 return f"Kept {files.published}, top-1 {other['top1']:.2f}; this run's best is {files.best}"
-            if ours["type"] == "synthetic" != theirs.get("type"):
+            if ours["type"] == "synthetic" and theirs != ours:
                 return f"Kept {files.published}, of real images; this run's best is {files.best}"
     copy_file(files.best, files.published)
     return None

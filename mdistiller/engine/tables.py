@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from mdistiller.dataset import build_data
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
@@ -62,12 +60,12 @@ def evaluate_files(files, network: str | None, pairs: list[str], device) -> list
 def _evaluate_file(path, network, pairs, device, data_sets):
     _, meta = read_weights(path)
     cfg = config.CFG.clone()
-    if isinstance(meta.get("config"), str):
-        config.merge(cfg, yaml.safe_load(meta["config"]), f"the meta of {path}", allow_new_sections=True)
+    source = f"the meta of {path}"
+    config.merge(cfg, config.parse_yaml(str(meta.get("config", "")), source), source, allow_new_sections=True)
     config.merge_pairs(cfg, pairs)
     config.check(cfg)
-    models = meta.get("models", "cifar100")
-    name = network or meta.get("network") or name_in_file(path, models)
+    models = str(meta.get("models", "cifar100"))
+    name = network or str(meta.get("network", "")) or name_in_file(path, models)
     if name is None:
         raise UserError(f"{path} does not tell its network; add --model with one of {', '.join(model_names(models))}")
     name = canonical_name(models, name)
@@ -79,7 +77,7 @@ def _evaluate_file(path, network, pairs, device, data_sets):
     model = build_model(models, name, data.num_classes)
     load_weights(model, path, name)
     result = evaluate(model.to(device), data.test)
-    return Evaluation(path, meta.get("teacher") or "-", name, meta.get("distiller") or "-", result)
+    return Evaluation(path, str(meta.get("teacher") or "-"), name, str(meta.get("distiller") or "-"), result)
 
 
 def format_table(evaluations: list[Evaluation]) -> str:

@@ -4,6 +4,7 @@ A network's `forward(x)`, x (batch, 3, height, width), returns `(logits, feature
 
 - `features["feats"]`: a list of maps (batch, channels, height, width), the stem's first, then one a stage;
 - `features["preact_feats"]`: the same maps before the last activation, as many;
+- `features["final_map"]`: (batch, channels, height, width), the map whose global average is `pooled_feat`;
 - `features["pooled_feat"]`: (batch, channels), what the classifier reads.
 
 `get_stage_channels()` lists the channels of `feats`; `get_bn_before_relu()` lists, for every entry of `preact_feats`

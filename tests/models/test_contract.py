@@ -41,7 +41,7 @@ def features(network):
 
 
 def test_features_have_the_promised_keys(features):
-    assert set(features) == {"feats", "preact_feats", "pooled_feat"}
+    assert set(features) == {"feats", "preact_feats", "final_map", "pooled_feat"}
 
 
 def test_each_feature_map_has_a_preactivation_of_its_shape(features):
@@ -61,6 +61,10 @@ def test_each_preactivation_but_the_stem_has_a_batch_norm_of_its_width(network, 
 def test_pooled_feature_is_what_the_classifier_reads(network, features):
     classifier = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     assert features["pooled_feat"].shape == (3, classifier.in_features)
+
+
+def test_pooled_feature_is_the_global_average_of_the_final_map(features):
+    torch.testing.assert_close(features["final_map"].mean(dim=(2, 3)), features["pooled_feat"])
 
 
 def test_one_image_alone_gives_the_features_it_has_in_a_batch(network, features):
@@ -145,7 +149,7 @@ def test_every_feature_carries_a_gradient_to_the_first_layer(name):
     network = build(name)
     _, features = network(random_images(2))
     first_weight = next(network.parameters())
-    for feature in [*features["feats"], *features["preact_feats"], features["pooled_feat"]]:
+    for feature in [*features["feats"], *features["preact_feats"], features["final_map"], features["pooled_feat"]]:
         (gradient,) = torch.autograd.grad(feature.square().mean(), first_weight, retain_graph=True)
         assert gradient.any()
 

@@ -81,10 +81,12 @@ class MobileNetV2(nn.Module):
             x = group(x)
             if index in FEATURE_GROUPS:
                 stage_feats.append(x)
-        pooled = global_average(F.relu(self.conv2(x)))
+        final_map = F.relu(self.conv2(x))
+        pooled = global_average(final_map)
         features = {
             "feats": [stem, *stage_feats],
             "preact_feats": [stem_preact, *stage_feats],
+            "final_map": final_map,
             "pooled_feat": pooled,
         }
         return self.classifier(pooled), features

@@ -91,7 +91,8 @@ class ResNet(nn.Module):
         stem = F.relu(self.bn1(self.conv1(x)))
         feats, preact_feats = run_residual_stages(stem, self.stages)
         pooled = global_average(feats[-1])
-        return self.linear(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+        features = {"feats": feats, "preact_feats": preact_feats, "final_map": feats[-1], "pooled_feat": pooled}
+        return self.linear(pooled), features
 
     def get_stage_channels(self):
         return list(self.channels)

@@ -93,8 +93,10 @@ class ShuffleNetV2(nn.Module):
                 x = channel_shuffle(F.relu(preact), groups=2)
             feats.append(x)
             preact_feats.append(preact)
-        pooled = global_average(F.relu(self.bn2(self.conv2(x))))
-        return self.linear(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+        final_map = F.relu(self.bn2(self.conv2(x)))
+        pooled = global_average(final_map)
+        features = {"feats": feats, "preact_feats": preact_feats, "final_map": final_map, "pooled_feat": pooled}
+        return self.linear(pooled), features
 
     def get_stage_channels(self):
         return list(CHANNELS)

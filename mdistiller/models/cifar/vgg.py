@@ -44,7 +44,8 @@ class VGG(nn.Module):
             feats.append(x)
             preact_feats.append(preact)
         pooled = global_average(x)
-        return self.classifier(pooled), {"feats": feats, "preact_feats": preact_feats, "pooled_feat": pooled}
+        features = {"feats": feats, "preact_feats": preact_feats, "final_map": x, "pooled_feat": pooled}
+        return self.classifier(pooled), features
 
     def get_stage_channels(self):
         return list(CHANNELS)

@@ -78,10 +78,12 @@ class WideResNet(nn.Module):
         f2, preact1 = self.block2(f1)
         f3, preact2 = self.block3(f2)
         preact3 = self.bn1(f3)
-        pooled = global_average(F.relu(preact3))
+        final_map = F.relu(preact3)
+        pooled = global_average(final_map)
         features = {
             "feats": [stem, f1, f2, f3],
             "preact_feats": [stem, preact1, preact2, preact3],
+            "final_map": final_map,
             "pooled_feat": pooled,
         }
         return self.fc(pooled), features

@@ -1,0 +1,48 @@
+"""Every method of the index, from flags to an evaluated student."""
+
+import pytest
+import torch
+
+from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.benchmarks import CIFAR100
+from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
+from mdistiller.engine.experiment import PROJECT
+from tests.engine.conftest import TINY, Script
+
+ONE_EPOCH = [*TINY, "SOLVER.EPOCHS", "1"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """Weights of resnet8, trained for an epoch on the tiny images."""
+    script = Script(tmp_path_factory.mktemp("teacher"))
+    script(training_main, "--selected_model", "resnet8", *ONE_EPOCH)
+    return script.utils / "model_pth" / "best_model_weights_resnet8.pth"
+
+
+@pytest.mark.parametrize("index", list(CIFAR100.distillers), ids=CIFAR100.distillers.get)
+def test_method_trains_and_its_student_is_found(script, teacher, index):
+    name = CIFAR100.distillers[index]
+    flags = "--selected_student resnet8 --selected_teacher resnet8 --teacher_weights".split()
+    assert script(distillation_main, *flags, teacher, "--selected_distiller", index, *ONE_EPOCH).status == 0, script.err
+    prefix = ("SDD_train_log", "SDD_model_pth") if name == "SDD" else ("distiller_train_log", "model_distillation_pth")
+    (log,) = script.utils.glob(f"{prefix[0]}/*_resnet8_resnet8_{name}.log")
+    (best,) = script.utils.glob(f"{prefix[1]}/*_resnet8_resnet8_{name}/best.pth")
+    assert {path.parts[-2] for path in script.utils.rglob("*.log")} == {prefix[0]}
+    assert "Test Loss" in log.read_text()
+    assert script(evaluation_main).status == 0, script.err
+    assert all(name in line.split() for line in script.out.splitlines()[1:])
+    last = torch.load(best.with_name("last.pth"), weights_only=True)
+    assert last["meta"]["distiller"] == name
+
+
+def test_every_registered_method_is_in_the_index():
+    assert {name.upper() for name in CIFAR100.methods} | {"NONE"} == set(DISTILLERS)
+
+
+@pytest.mark.parametrize("preset", ["KD_standardised", "KD_dot", "SKD_paper", "MLKD_two_view"])
+def test_variant_preset_trains(script, teacher, preset):
+    flags = "--selected_student resnet8 --selected_teacher resnet8 --teacher_weights".split()
+    cfg = PROJECT / "configs" / "cifar100" / f"{preset}.yaml"
+    augment = ["DATASET.AUGMENT", "two-view"] if preset == "MLKD_two_view" else []
+    assert script(distillation_main, *flags, teacher, "--cfg", cfg, *ONE_EPOCH, *augment).status == 0, script.err
