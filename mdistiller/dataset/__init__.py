@@ -32,7 +32,7 @@ class Data:
         return len(self.classes)
 
 
-def build_data(cfg, device, seed, splits=("train", "test"), memory_format=torch.contiguous_format):
+def build_data(cfg, device, seed, splits=("train", "test"), memory_format=torch.channels_last):
     """Read the splits that `cfg.DATASET` names and put them on `device`.
 
     The training loader shuffles, and augments as DATASET.AUGMENT says, from a generator seeded with `seed`; the test

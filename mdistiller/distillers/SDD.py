@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 from mdistiller.errors import UserError
 
-from ._base import Distiller
 from ._common import cross_entropy, find_classifier, full_precision, warm_up
+from ._logit import LogitDistiller
 from .DKD import dkd_losses
 
 
@@ -35,12 +35,11 @@ def sdd_loss(logits_student, logits_teacher, target, alpha, beta, temperature):
     return (losses * weight.flatten()).mean()
 
 
-class SDD(Distiller):
+class SDD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + warm-up · sdd_loss."""
 
     def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.SDD.CE_WEIGHT
+        super().__init__(student, teacher, cfg, cfg.SDD.CE_WEIGHT)
         self.scales = cfg.SDD.SCALES
         self.alpha = cfg.SDD.ALPHA
         self.beta = cfg.SDD.BETA
@@ -55,7 +54,8 @@ class SDD(Distiller):
         with torch.no_grad():
             _, features_teacher = self.teacher(image)
             regions_teacher = region_logits(features_teacher["final_map"], find_classifier(self.teacher), self.scales)
-        loss_sdd = sdd_loss(regions_student, regions_teacher, target, self.alpha, self.beta, self.temperature)
+        regions = self.logits_to_compare(regions_student, regions_teacher)
+        loss_sdd = sdd_loss(*regions, target, self.alpha, self.beta, self.temperature)
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": warm_up(kwargs["epoch"], self.warmup) * loss_sdd,

@@ -8,13 +8,13 @@ from ._common import cross_entropy, full_precision
 
 @full_precision
 def standardise(logits):
-    """Each row minus its mean, over its standard deviation: shape (batch, classes) in and out.
+    """Logits (…, classes) minus their mean over the classes, over their standard deviation; the same shape.
 
-    The student then need not match the teacher's scale and shift of logits. Rows of equal logits become zero.
+    The student then need not match the teacher's scale and shift of logits. Equal logits become zero.
     Source: Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, algorithm 1.
     """
-    centred = logits - logits.mean(dim=1, keepdim=True)
-    variance = centred.square().mean(dim=1, keepdim=True)
+    centred = logits - logits.mean(dim=-1, keepdim=True)
+    variance = centred.square().mean(dim=-1, keepdim=True)
     return centred * variance.clamp_min(1e-14).rsqrt()
 
 
@@ -34,6 +34,7 @@ class LogitDistiller(Distiller):
         raise NotImplementedError(f"{type(self).__name__} must define distillation_losses")
 
     def logits_to_compare(self, *logits):
+        """The logits (…, classes) as the distillation losses see them."""
         return [standardise(z) for z in logits] if self.is_standardised else list(logits)
 
     def forward_train(self, image, target, **kwargs):

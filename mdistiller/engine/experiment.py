@@ -81,7 +81,8 @@ def run_experiment(
     if has_teacher:
         teacher = build_model(benchmark.models, teacher_name, data.num_classes)
         load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
-    distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(data.train.image_set)).to(device)
+    distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(data.train.image_set))
+    distiller = distiller.to(device, memory_format=torch.channels_last)
     if hasattr(distiller, "set_targets"):
         distiller.set_targets(data.train.image_set.targets)
 

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from mdistiller.dataset import build_data
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
@@ -76,7 +78,7 @@ def _evaluate_file(path, network, pairs, device, data_sets):
     data = data_sets[key]
     model = build_model(models, name, data.num_classes)
     load_weights(model, path, name)
-    result = evaluate(model.to(device), data.test)
+    result = evaluate(model.to(device, memory_format=torch.channels_last), data.test)
     return Evaluation(path, str(meta.get("teacher") or "-"), name, str(meta.get("distiller") or "-"), result)
 
 

@@ -110,7 +110,7 @@ def crd():
     return build_crd(cfg)
 
 
-def build_crd(cfg, num_data=len(TARGETS)):
+def build_crd(cfg, num_data=12):
     torch.manual_seed(0)
     networks = build_model("cifar100", "resnet8", 4), build_model("cifar100", "resnet14", 4)
     return build_distiller("CRD", *networks, cfg, num_data).train()

@@ -126,9 +126,9 @@ def test_fitnet_refuses_a_layer_that_a_network_lacks():
 
 
 def test_fitnet_names_the_size_to_probe_where_the_images_have_another():
-    student, teacher = networks("MobileNetV2", "resnet8")
+    student, teacher = networks("vgg8", "MobileNetV2")
     cfg = CFG.clone()
-    cfg.FITNET.HINT_LAYER = 3
+    cfg.FITNET.HINT_LAYER = 4
     distiller = build("FITNET", student, teacher, cfg).train()
     with pytest.raises(UserError, match=r'type FITNET\.INPUT_SIZE "\[64, 64\]"'):
         distiller(image=torch.zeros(2, 3, 64, 64), target=torch.arange(2), epoch=1)
@@ -141,9 +141,8 @@ def test_vid_learns_its_variances():
     distiller, _ = train_step("VID", *networks("resnet8", "resnet14"))
     learnable = {id(parameter) for parameter in distiller.get_learnable_parameters()}
     assert all(id(scale) in learnable and scale.grad.any() for scale in distiller.log_scales)
-    torch.testing.assert_close(
-        torch.nn.functional.softplus(distiller.log_scales[0]) + CFG.VID.EPS, torch.full((16,), 5.0)
-    )
+    variance = torch.nn.functional.softplus(distiller.log_scales[0]) + CFG.VID.EPS
+    torch.testing.assert_close(variance, torch.full((16,), CFG.VID.INIT_PRED_VAR))
 
 
 @pytest.mark.parametrize("copies", [2, 4])
@@ -160,4 +159,4 @@ def test_rkd_of_equal_images_has_moderate_gradients(copies):
 
 def test_every_feature_method_is_covered():
     logit_methods = {name for name, cls in DISTILLERS.items() if issubclass(cls, LogitDistiller)}
-    assert set(METHODS) == set(DISTILLERS) - logit_methods - {"NONE"}
+    assert set(METHODS) == set(DISTILLERS) - logit_methods - {"NONE"} | {"SDD"}

@@ -18,7 +18,8 @@ from mdistiller.models import build_model
 from tests.golden import fill
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "distillers.json").read_text())
-TOLERANCE = 1e-8
+# KDSVD decomposes in float32, as published, and LAPACK rounds differently with the number of threads.
+TOLERANCE = {"KDSVD": 2e-6}
 UNFILLED = ("log_scale", "contrast.params")  # kept as built
 STREAMLINED = ["DKD.CE_WEIGHT", 2.0, "DKD.ALPHA", 3.0, "DKD.BETA", 6.0, "DKD.CLAMP", 10.0]
 
@@ -63,13 +64,13 @@ def step(request):
         batch["contrastive_index"] = torch.tensor(entry["contrastive_index"])
     _, losses = distiller.train()(**batch, epoch=entry["epoch"])
     sum(losses.values()).backward()
-    return SimpleNamespace(entry=entry, distiller=distiller, losses=losses)
+    return SimpleNamespace(entry=entry, distiller=distiller, losses=losses, rel=TOLERANCE.get(method, 1e-8))
 
 
 def test_losses_equal_the_published(step):
     losses = {key: loss.item() for key, loss in step.losses.items()}
-    assert losses == pytest.approx(step.entry["losses"], rel=TOLERANCE)
-    assert sum(losses.values()) == pytest.approx(step.entry["total"], rel=TOLERANCE)
+    assert losses == pytest.approx(step.entry["losses"], rel=step.rel)
+    assert sum(losses.values()) == pytest.approx(step.entry["total"], rel=step.rel)
 
 
 def test_gradients_equal_the_published(step):
@@ -78,9 +79,9 @@ def test_gradients_equal_the_published(step):
         for k, p in step.distiller.named_parameters()
         if p.grad is not None and not k.startswith("log_scale")
     }
-    assert norms == pytest.approx(step.entry["grad_norms"], rel=TOLERANCE, abs=1e-12)
+    assert norms == pytest.approx(step.entry["grad_norms"], rel=step.rel, abs=1e-12)
     first = next(step.distiller.student.parameters()).grad.flatten()[:8]
-    assert first.tolist() == pytest.approx(step.entry["first_conv_grad"], rel=TOLERANCE, abs=1e-12)
+    assert first.tolist() == pytest.approx(step.entry["first_conv_grad"], rel=step.rel, abs=1e-12)
 
 
 def test_own_state_has_the_published_names_and_shapes(step):
@@ -91,10 +92,10 @@ def test_own_state_has_the_published_names_and_shapes(step):
 @pytest.mark.parametrize("step", [name for name in PUBLISHED if "memory_after" in GOLDEN[name]], indirect=True)
 def test_memory_after_the_step_equals_the_published(step):
     contrast = step.distiller.contrast
-    assert contrast.params.tolist() == pytest.approx(step.entry["params_after"], rel=TOLERANCE)
+    assert contrast.params.tolist() == pytest.approx(step.entry["params_after"], rel=step.rel)
     for key, summary in step.entry["memory_after"].items():
         memory = getattr(contrast, key)
         assert list(memory.shape) == summary["shape"]
-        assert memory.mean().item() == pytest.approx(summary["mean"], rel=TOLERANCE)
-        assert memory.std().item() == pytest.approx(summary["std"], rel=TOLERANCE)
-        assert memory.flatten()[: len(summary["head"])].tolist() == pytest.approx(summary["head"], rel=TOLERANCE)
+        assert memory.mean().item() == pytest.approx(summary["mean"], rel=step.rel)
+        assert memory.std().item() == pytest.approx(summary["std"], rel=step.rel)
+        assert memory.flatten()[: len(summary["head"])].tolist() == pytest.approx(summary["head"], rel=step.rel)

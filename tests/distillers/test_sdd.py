@@ -55,3 +55,21 @@ def test_whole_map_must_come_first():
     cfg.SDD.SCALES = [4, 2, 1]
     with pytest.raises(UserError, match=r"SDD\.SCALES is \[4, 2, 1\]; expected the whole map first"):
         build_distiller("SDD", build_model("cifar100", "resnet8", 10), build_model("cifar100", "resnet8", 10), cfg)
+
+
+def test_standardisation_takes_scale_and_shift_from_the_regions_logits():
+    def loss_kd(scale, shift, is_standardised):
+        torch.manual_seed(0)
+        cfg = CFG.clone()
+        cfg.DISTILLER.LOGIT_STANDARDIZATION = is_standardised
+        student, teacher = (build_model("cifar100", "resnet8", 10).eval() for _ in range(2))
+        with torch.no_grad():
+            student.fc.weight *= scale
+            student.fc.bias.mul_(scale).add_(shift)
+        distiller = build_distiller("SDD", student, teacher, cfg)
+        distiller.training = True
+        image = random_tensor(4, 3, 32, 32).float()
+        return distiller(image=image, target=torch.arange(4), epoch=30)[1]["loss_kd"].item()
+
+    assert loss_kd(3.0, 5.0, True) == pytest.approx(loss_kd(1.0, 0.0, True), rel=1e-3)
+    assert loss_kd(3.0, 5.0, False) != pytest.approx(loss_kd(1.0, 0.0, False), rel=1e-2)
