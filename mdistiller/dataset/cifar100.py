@@ -16,9 +16,12 @@ def read_cifar100(root, split):
     """
     from torchvision.datasets import CIFAR100  # torchvision takes seconds to import, and only this reader needs it
 
+    was_there = Path(root).exists()
     try:
         data = CIFAR100(root, train=split == "train", download=True)
     except (OSError, RuntimeError, HTTPException) as error:
+        if not was_there and Path(root).is_dir() and not any(Path(root).iterdir()):
+            Path(root).rmdir()
         raise UserError(_explain(Path(root), CIFAR100, error)) from error
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(images, torch.tensor(data.targets), list(data.classes))

@@ -84,6 +84,8 @@ def _read_image(path, size):
     """uint8 (3, size, size)."""
     try:
         with Image.open(path) as file:
+            if file.mode.startswith("I"):  # 16 bits a pixel, which convert would clip instead of scale
+                file = Image.fromarray((np.asarray(file) // 256).clip(0, 255).astype(np.uint8))
             image = file.convert("RGB")
     except Exception as error:  # a damaged file can make a decoder raise anything
         raise UserError(

@@ -24,7 +24,8 @@ def direction_loss(logits_student, logits_teacher, tikhonov, scale=1.0):
     batch = len(difference)
     centred = difference - difference.mean(dim=0)
     covariance = centred.T @ centred / max(batch - 1, 1)
-    factor = torch.linalg.cholesky(covariance + tikhonov * torch.eye(batch, device=centred.device, dtype=centred.dtype))
+    regularised = covariance + tikhonov * torch.eye(batch, device=centred.device, dtype=centred.dtype)
+    factor = torch.linalg.cholesky_ex(regularised).L  # unchecked: the check would wait for the device
     whitened = torch.linalg.solve_triangular(factor, difference.T, upper=False)
     return torch.linalg.vector_norm(whitened, dim=0).mean()
 

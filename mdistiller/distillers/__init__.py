@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def load_distiller_class(reference: str) -> type:
     Raises UserError where the file or the class is missing or the file does not import.
     """
     path, class_name = split_reference(reference)
-    name = f"{__name__}._file_{path.stem}"
+    name = f"{__name__}._file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -115,10 +116,12 @@ def load_distiller_class(reference: str) -> type:
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"distiller file {path} does not import: {type(error).__name__}: {error}") from error
-    own = [key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == name]
+    own = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Distiller)]
+    own = [key for key in own if getattr(module, key).__module__ == name]
     if class_name not in own:
         raise UserError(
-            f"no class {class_name!r} in {path}; type {path}:ClassName, classes there: {', '.join(own) or 'none'}"
+            f"no distiller class {class_name!r} in {path}; type {path}:ClassName, classes there: "
+            f"{', '.join(own) or 'none that derives from mdistiller.distillers.Distiller'}"
         )
     return getattr(module, class_name)
 
@@ -132,6 +135,16 @@ def build_distiller(name, student, teacher, cfg, num_data=None):
     name = canonical_name(name)
     if name == "NONE":
         return Vanilla(student)
-    cls = load_distiller_class(name) if is_file_reference(name) else DISTILLERS[name]
+    is_file = is_file_reference(name)
+    cls = load_distiller_class(name) if is_file else DISTILLERS[name]
     takes_num_data = "num_data" in inspect.signature(cls.__init__).parameters
-    return cls(student, teacher, cfg, num_data) if takes_num_data else cls(student, teacher, cfg)
+    arguments = (student, teacher, cfg, num_data) if takes_num_data else (student, teacher, cfg)
+    if not is_file:
+        return cls(*arguments)
+    try:
+        return cls(*arguments)
+    except Exception as error:
+        raise UserError(
+            f"{name} cannot be built: {type(error).__name__}: {error}; a section of the config that it needs "
+            "comes from --cfg or as SECTION.KEY VALUE"
+        ) from error

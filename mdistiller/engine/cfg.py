@@ -5,6 +5,8 @@ the scripts' flags, trailing KEY VALUE pairs.
 """
 
 import ast
+import functools
+import math
 from pathlib import Path
 
 import yaml
@@ -236,10 +238,7 @@ def read_yaml(path) -> dict:
 
 def parse_yaml(text: str, source: str) -> dict:
     """The nested values of a YAML text. Raises UserError, naming `source`, where it is no mapping."""
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = _load(text, source) or {}
     if not isinstance(values, dict):
         raise UserError(f"{source} holds a {type(values).__name__}; expected SECTION: {{KEY: value}}")
     return values
@@ -252,13 +251,33 @@ def merge_pairs(cfg: CN, pairs: list[str], allow_new_sections: bool = False) -> 
     for key, text in zip(pairs[::2], pairs[1::2], strict=True):
         if key.startswith("-"):
             raise UserError(f"unknown flag {key!r}; type --help for the flags, or KEY VALUE pairs after them")
-        try:
-            value = _number(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise UserError(f'{key} {text!r} is not a value; quote lists, as in "[36,43,50]"') from error
+        value = _number(_load(text, f'{key} {text!r} (quote lists, as in "[36,43,50]")'))
         for part in reversed(key.split(".")):
             value = {part: value}
         merge(cfg, value, "command line", allow_new_sections)
+
+
+def _load(text: str, source: str):
+    """The value of a YAML text. Raises UserError for what is no YAML or holds more than a config can."""
+    try:
+        value = yaml.safe_load(text)
+        _check_plain(value, source)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{source} is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    return value
+
+
+def _check_plain(value, source: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise UserError(f"{source} has the key {key!r}; expected text")
+            _check_plain(item, source)
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item, source)
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        raise UserError(f"{source} holds a {type(value).__name__}, {value}; quote it to mean text")
 
 
 def merge(cfg: CN, values: dict, source: str, allow_new_sections: bool = False, prefix: str = "") -> None:
@@ -324,32 +343,67 @@ def _coerce(name, value, old, source):
     return value
 
 
+def _is_count(value) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _is_above_zero(value) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
+def _are(check_one, count=None):
+    """A check of a sequence: every item, and their number where `count` is given."""
+    return lambda values: len(values) == (count or len(values)) > 0 and all(map(check_one, values))
+
+
+# What no run can do without: (keys, check, what was expected).
+CHECKS = (
+    (
+        "SOLVER.EPOCHS SOLVER.BATCH_SIZE DATASET.TEST.BATCH_SIZE DATASET.SYNTHETIC.TRAIN_IMAGES "
+        "DATASET.SYNTHETIC.TEST_IMAGES CRD.NCE.K CRD.FEAT.DIM KDSVD.K REVIEWKD.MAX_MID_CHANNEL CTKD.CURRICULUM_EPOCHS",
+        _is_count,
+        "a positive whole number",
+    ),
+    (
+        "SOLVER.LR SOLVER.LR_DECAY_RATE KD.TEMPERATURE DKD.T SKD.TEMPERATURE SKD.TIKHONOV SDD.T DIST.T NKD.T "
+        "CTKD.T_START CRD.NCE.TEMPERATURE VID.EPS",
+        _is_above_zero,
+        "a number above 0",
+    ),
+    (
+        "SOLVER.WEIGHT_DECAY CTKD.T_RANGE DKD.CLAMP",
+        lambda value: value == 0 or _is_above_zero(value),
+        "a number that is not negative",
+    ),
+    ("SOLVER.MOMENTUM CRD.NCE.MOMENTUM", lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    ("VID.INIT_PRED_VAR", lambda value: 1e-3 < value < math.inf, "a number above 0.001"),
+    ("DATASET.IMAGE_SIZE", lambda value: _is_count(value) and value >= 8, "a whole number of at least 8 pixels"),
+    (
+        "EXPERIMENT.SEED DATASET.SYNTHETIC.SEED FITNET.HINT_LAYER",
+        lambda value: isinstance(value, int) and 0 <= value < 2**63,
+        "a whole number that is not negative",
+    ),
+    (
+        "SOLVER.LR_DECAY_STAGES",
+        lambda values: all(map(_is_count, values)),
+        'epochs such as "[150,180,210]"',
+    ),
+    ("MLKD.TEMPERATURES", _are(_is_above_zero), 'numbers above 0 such as "[4,3,2]"'),
+    ("MLKD.VIEWS", lambda value: value in (1, 2), "1 or 2"),
+    ("SDD.SCALES", _are(_is_count), 'whole numbers such as "[1,2,4]"'),
+    ("FITNET.INPUT_SIZE VID.INPUT_SIZE", _are(_is_count, 2), 'height and width such as "[32,32]"'),
+    ("OFD.CONNECTOR.KERNEL_SIZE", lambda value: _is_count(value) and value % 2, "an odd whole number"),
+    ("DATASET.MEAN", _are(lambda value: isinstance(value, (int, float)), 3), 'three numbers such as "[0.5,0.5,0.5]"'),
+    ("DATASET.STD", _are(_is_above_zero, 3), 'three numbers above 0 such as "[0.5,0.5,0.5]"'),
+    ("SOLVER.TYPE", lambda value: value == "SGD", "SGD"),
+    ("SOLVER.TRAINER", lambda value: value in TRAINERS, f"one of {', '.join(TRAINERS)}"),
+)
+
+
 def check(cfg: CN) -> None:
     """Raise UserError for values that no run can use."""
-    solver, positive = cfg.SOLVER, "expected a positive whole number"
-    for name, value in [
-        ("SOLVER.EPOCHS", solver.EPOCHS),
-        ("SOLVER.BATCH_SIZE", solver.BATCH_SIZE),
-        ("DATASET.TEST.BATCH_SIZE", cfg.DATASET.TEST.BATCH_SIZE),
-        ("DATASET.IMAGE_SIZE", cfg.DATASET.IMAGE_SIZE),
-        ("DATASET.SYNTHETIC.TRAIN_IMAGES", cfg.DATASET.SYNTHETIC.TRAIN_IMAGES),
-        ("DATASET.SYNTHETIC.TEST_IMAGES", cfg.DATASET.SYNTHETIC.TEST_IMAGES),
-    ]:
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{name} is {value}; {positive}")
-    if not solver.LR > 0:
-        raise UserError(f"SOLVER.LR is {solver.LR}; expected a number above 0")
-    if not all(isinstance(stage, int) for stage in solver.LR_DECAY_STAGES):
-        raise UserError(f'SOLVER.LR_DECAY_STAGES is {solver.LR_DECAY_STAGES}; expected epochs such as "[150,180,210]"')
-    if solver.TYPE != "SGD":
-        raise UserError(f"SOLVER.TYPE is {solver.TYPE!r}; valid: SGD")
-    if solver.TRAINER not in TRAINERS:
-        raise UserError(f"SOLVER.TRAINER is {solver.TRAINER!r}; valid: {', '.join(TRAINERS)}")
-    if not isinstance(cfg.EXPERIMENT.SEED, int) or not 0 <= cfg.EXPERIMENT.SEED < 2**63:
-        raise UserError(f"EXPERIMENT.SEED is {cfg.EXPERIMENT.SEED}; expected a whole number from 0 to 2^63 - 1")
-    for name in ("MEAN", "STD"):
-        values = cfg.DATASET[name]
-        if len(values) != 3 or not all(isinstance(value, (int, float)) for value in values):
-            raise UserError(f'DATASET.{name} is {values}; expected three numbers such as "[0.5,0.5,0.5]"')
-    if min(cfg.DATASET.STD) <= 0:
-        raise UserError(f"DATASET.STD is {cfg.DATASET.STD}; expected three numbers above 0")
+    for keys, is_good, expected in CHECKS:
+        for key in keys.split():
+            value = functools.reduce(CN.__getitem__, key.split("."), cfg)
+            if not is_good(value):
+                raise UserError(f"{key} is {value}; expected {expected}")

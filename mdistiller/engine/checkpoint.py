@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import math
 import os
 import pickle
 import tarfile
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,14 @@ SAFE_TYPES = [
 ]
 
 
+META_TYPES = {
+    **dict.fromkeys(("run", "network", "models", "teacher", "distiller", "config"), str),
+    **dict.fromkeys(("epoch", "num_classes"), int),
+    **dict.fromkeys(("top1", "top5", "loss"), float),
+    **dict.fromkeys(("dataset", "normalisation", "versions"), dict),
+}
+
+
 def read_checkpoint(path) -> dict:
     """The content of the weight file `path`, on the CPU.
 
@@ -44,7 +54,8 @@ def read_checkpoint(path) -> dict:
     if head.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path):
         raise UserError(f"weights {path} are a tar or gzip archive; unpack it (tar xf {path}) and name a file inside")
     try:
-        with torch.serialization.safe_globals(SAFE_TYPES):
+        with torch.serialization.safe_globals(SAFE_TYPES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or "global" in str(error):
@@ -73,9 +84,37 @@ def read_weights(path) -> tuple[dict, dict]:
             content = content[key]
             break
     state_dict = _without_prefixes(content)
-    if not state_dict or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
-        raise UserError(f"weights {path} hold no state dict of tensors; expected one, bare or under 'model'")
-    return state_dict, meta if isinstance(meta, dict) else {}
+    if not state_dict or not all(map(_is_plain_tensor, state_dict.values())):
+        raise UserError(f"weights {path} hold no state dict of plain tensors; expected one, bare or under 'model'")
+    return state_dict, _known_meta(meta)
+
+
+def _is_plain_tensor(value) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+    )
+
+
+def _known_meta(meta) -> dict:
+    """The entries of a file's `meta` that have the types ours have; a file may come from anywhere."""
+    if not isinstance(meta, dict):
+        return {}
+    meta = {key: value for key, value in meta.items() if isinstance(value, META_TYPES.get(key, ()))}
+    return meta if math.isfinite(meta.get("top1", 0.0)) else {}
+
+
+def check_classes(meta: dict, classes: list[str], path) -> None:
+    """Raise UserError where the weights at `path` say that they were trained on other classes than `classes`."""
+    theirs = meta.get("dataset", {}).get("classes", classes)
+    if theirs != classes:
+        different = next((pair for pair in zip(theirs, classes, strict=False) if pair[0] != pair[1]), ("", ""))
+        raise UserError(
+            f"weights {path} were trained on other classes than the data's: {different[0]!r}, not {different[1]!r}; "
+            "name weights trained on these classes"
+        )
 
 
 def _without_prefixes(state_dict: dict) -> dict:

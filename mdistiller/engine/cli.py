@@ -1,6 +1,7 @@
 """The command lines of the scripts: flags to config, one call into the engine, errors to exit status 2."""
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,7 +118,8 @@ def evaluation_main(utils: Path, arguments=None) -> None:
             "(python CIFAR-100/Utils/distillation_train.py --demo) or name a file with --checkpoint"
         )
     results = evaluate_files(files, flags.model, flags.pairs, select_device(flags.device))
-    print(format_table([result for result in results if isinstance(result, Evaluation)]))
+    if evaluations := [result for result in results if isinstance(result, Evaluation)]:
+        print(format_table(evaluations))
     errors = [result for result in results if isinstance(result, UserError)]
     if errors:
         raise UserError("; ".join(map(str, errors)))
@@ -125,7 +127,7 @@ def evaluation_main(utils: Path, arguments=None) -> None:
 
 def distillation_config(benchmark: Benchmark, flags):
     """The config of a distillation run: defaults, preset or --cfg, flags, KEY VALUE pairs, in that order."""
-    given = chosen_in_file(flags)
+    given = chosen_in_file(flags) | chosen_in_pairs(flags)
     by_name, by_method = canonical_network(benchmark), distillers.canonical_name
     method = pick("distiller", flags.selected_distiller, given.get("TYPE"), benchmark.distillers, by_method)
     student = pick("student", flags.selected_student, given.get("STUDENT"), benchmark.students, by_name)
@@ -139,8 +141,10 @@ def distillation_config(benchmark: Benchmark, flags):
 
 def baseline_config(benchmark: Benchmark, flags):
     """The config of plain training of one network, by the same order of precedence."""
-    given = chosen_in_file(flags).get("STUDENT")
-    network = pick("model", flags.selected_model, given, benchmark.students, canonical_network(benchmark))
+    given = chosen_in_file(flags) | chosen_in_pairs(flags)
+    network = pick(
+        "model", flags.selected_model, given.get("STUDENT"), benchmark.students, canonical_network(benchmark)
+    )
     cfg = merged_config(flags, find_preset(benchmark, "NONE", None, network))
     cfg.DISTILLER.STUDENT = network
     cfg = finished(cfg, benchmark, flags)
@@ -152,6 +156,13 @@ def chosen_in_file(flags) -> dict:
     """The DISTILLER section of the --cfg file, if any."""
     section = config.read_yaml(flags.cfg).get("DISTILLER") if flags.cfg else None
     return section if isinstance(section, dict) else {}
+
+
+def chosen_in_pairs(flags) -> dict:
+    """What KEY VALUE pairs say of the DISTILLER section."""
+    prefix = "DISTILLER."
+    pairs = zip(flags.pairs[::2], flags.pairs[1::2], strict=False)
+    return {key.removeprefix(prefix): value for key, value in pairs if key.startswith(prefix)}
 
 
 def find_preset(benchmark: Benchmark, method: str, teacher: str | None, student: str) -> Path:
@@ -189,15 +200,14 @@ def canonical_network(benchmark: Benchmark):
     return lambda name: models.canonical_name(benchmark.models, name)
 
 
-def pick(role: str, flag: str | None, in_file: str | None, choices, by_name) -> str:
-    """The name that a flag (index or name) selects; without one the --cfg file's, else index 0's.
+def pick(role: str, flag: str | None, otherwise: object, choices, by_name) -> str:
+    """The name that a flag (index or name) selects; without one what --cfg or a pair says, else index 0's.
 
     choices: names by index. Raises UserError, listing the valid ones, for an index or name out of them.
     """
     by_index = choices if isinstance(choices, Mapping) else dict(enumerate(choices))
-    if flag is None:
-        return by_name(in_file if in_file else by_index[0])
-    if not flag.lstrip("+-").isdigit():
+    flag = str(flag if flag is not None else 0 if otherwise in (None, "") else otherwise)
+    if not re.fullmatch(r"[+-]?[0-9]+", flag):
         return by_name(flag)
     if int(flag) not in by_index:
         valid = ", ".join(f"{index} {name}" for index, name in by_index.items())

@@ -51,8 +51,8 @@ def accuracy_of(weights: Path, cfg) -> float | None:
     """Top-1 of the network at `weights`, if it was trained as `cfg` says."""
     try:
         _, meta = read_weights(weights)
+        then, now = (parse_yaml(text, "config") for text in (meta.get("config", ""), cfg.dump()))
     except UserError:
         return None
-    then, now = (parse_yaml(text, "config") for text in (str(meta.get("config", "")), cfg.dump()))
     is_same = all(then.get(section) == now[section] for section in ("EXPERIMENT", "DATASET", "SOLVER"))
     return meta.get("top1") if is_same else None

@@ -10,13 +10,13 @@ import torchvision
 
 import mdistiller
 from mdistiller.dataset import build_data
-from mdistiller.distillers import build_distiller, label_of
+from mdistiller.distillers import build_distiller, is_file_reference, label_of
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
 
 from . import cfg as config
 from .benchmarks import Benchmark
-from .checkpoint import load_weights
+from .checkpoint import check_classes, load_weights
 from .evaluation import Result
 from .runs import RunFiles, RunLog, create_run
 from .trainer import Trainer
@@ -31,9 +31,11 @@ def select_device(name: str | None) -> torch.device:
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {name!r} is not available here; type --device cpu") from error
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda on a GPU") from error
     return device
 
 
@@ -72,17 +74,24 @@ def run_experiment(
     Everything a user can get wrong raises UserError before the run's folders are made.
     """
     config.check(cfg)
+    config_text = cfg.dump()
     teacher_name, student_name = cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT
     has_teacher = cfg.DISTILLER.TYPE != "NONE"
     label = label_of(cfg.DISTILLER.TYPE)
-    data = build_data(cfg, device, cfg.EXPERIMENT.SEED)
+    # MDistiller's files call `.view` on feature maps, which needs them contiguous; elsewhere channels-last is faster.
+    is_file = is_file_reference(cfg.DISTILLER.TYPE)
+    memory_format = torch.contiguous_format if is_file else torch.channels_last
+    data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format)
+    if data.num_classes < 2:
+        raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_model(benchmark.models, student_name, data.num_classes), None
     if has_teacher:
         teacher = build_model(benchmark.models, teacher_name, data.num_classes)
-        load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
+        meta = load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
+        check_classes(meta, data.classes, cfg.DISTILLER.TEACHER_WEIGHTS)
     distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(data.train.image_set))
-    distiller = distiller.to(device, memory_format=torch.channels_last)
+    distiller = distiller.to(device, memory_format=memory_format)
     if hasattr(distiller, "set_targets"):
         distiller.set_targets(data.train.image_set.targets)
 
@@ -100,12 +109,18 @@ def run_experiment(
         "network": student_name,
         "models": benchmark.models,
         "num_classes": data.num_classes,
-        "image_size": data.image_size,
-        "dataset": {"type": cfg.DATASET.TYPE, "root": cfg.DATASET.ROOT, "classes": list(data.classes)},
+        "dataset": {
+            "type": cfg.DATASET.TYPE,
+            "classes": list(data.classes),
+            "image_size": data.image_size,
+            "train_images": len(data.train.image_set),
+            "test_images": len(data.test.image_set),
+            "seed": cfg.DATASET.SYNTHETIC.SEED if cfg.DATASET.TYPE == "synthetic" else None,
+        },
         "normalisation": {"mean": list(data.mean), "std": list(data.std)},
         "teacher": teacher_name if has_teacher else None,
         "distiller": label,
-        "config": cfg.dump(),
+        "config": config_text,
         "versions": {
             "mdistiller": mdistiller.__version__,
             "python": platform.python_version(),
@@ -114,7 +129,7 @@ def run_experiment(
             "numpy": np.__version__,
         },
     }
-    with RunLog(files, cfg.dump()) as log:
+    with RunLog(files, config_text) as log:
         log.line("===== New Logging Session Started =====")
         log.line(f"Running main with student={student_name}, teacher={meta['teacher']}, distiller={label}")
         return Trainer(cfg, distiller, data, files, log, meta).fit(), files

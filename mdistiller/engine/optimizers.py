@@ -2,7 +2,9 @@
 
 import torch
 
-TRAINERS = ("base", "dot")
+from mdistiller.errors import UserError
+
+TRAINERS = ("base", "crd", "dot", "crd_dot")  # MDistiller's names; CRD needs no trainer of its own here
 TASK_LOSS = "loss_ce"
 
 
@@ -27,6 +29,8 @@ class DOT(torch.optim.Optimizer):
 
     def minimise(self, losses: dict) -> None:
         """One step. losses: {name: scalar}, `loss_ce` among them."""
+        if TASK_LOSS not in losses:
+            raise UserError(f"SOLVER.TRAINER dot needs a loss called {TASK_LOSS!r}, not only {', '.join(losses)}")
         self.zero_grad()
         losses[TASK_LOSS].backward(retain_graph=True)
         task = {p: p.grad for p in self.parameters_with_gradient()}
@@ -60,6 +64,6 @@ class DOT(torch.optim.Optimizer):
 
 def build_optimizer(solver, parameters):
     """The optimiser that SOLVER.TRAINER names, by the rest of `solver`."""
-    if solver.TRAINER == "dot":
+    if solver.TRAINER in ("dot", "crd_dot"):
         return DOT(parameters, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY, solver.DOT.DELTA)
     return SGD(parameters, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY)

@@ -1,6 +1,7 @@
 """Where a run writes, and what: the log, TensorBoard scalars, metrics.csv, config and weights."""
 
 import csv
+import io
 import logging
 import sys
 import time
@@ -11,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mdistiller.errors import UserError
 
-from .checkpoint import copy_file, read_weights, save_checkpoint
+from .checkpoint import atomic_write, copy_file, read_weights, save_checkpoint
 
 COLUMNS = "epoch,lr,train_loss,train_top1,train_top5,test_loss,test_top1,test_top5,images_per_second,seconds".split(",")
 
@@ -81,6 +82,8 @@ class RunLog:
 
     def __init__(self, files: RunFiles, config_text: str):
         self.files = files
+        self.columns: list[str] = []
+        self.rows: list[dict] = []
         self.tensorboard = SummaryWriter(str(files.folder))
         self.logger = logging.Logger(files.name)
         for handler in (logging.FileHandler(files.log), logging.StreamHandler(sys.stdout)):
@@ -92,13 +95,20 @@ class RunLog:
         self.logger.info(message)
 
     def epoch(self, row: dict) -> None:
-        """Record an epoch: the values of COLUMNS, then each loss term. The columns are those of the first row."""
-        is_new = not self.files.metrics.exists()
-        with self.files.metrics.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if is_new:
+        """Record an epoch: the values of COLUMNS, then each loss term, which may come and go."""
+        new = [column for column in row if column not in self.columns]
+        self.columns += new
+        self.rows.append(row)
+        if new:  # the first epoch, or one with another loss term
+            with atomic_write(self.files.metrics) as file:
+                text = io.TextIOWrapper(file, newline="")
+                writer = csv.DictWriter(text, self.columns)
                 writer.writeheader()
-            writer.writerow(row)
+                writer.writerows(self.rows)
+                text.detach()
+        else:
+            with self.files.metrics.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
         for column, value in row.items():
             if column != "epoch":
                 split, _, rest = column.partition("_")
@@ -122,9 +132,9 @@ class RunLog:
 def save_best(files: RunFiles, content: dict) -> str | None:
     """Write a run's new best to its `best.pth` and, where it may, to the published name.
 
-    The published name belongs to the best run on the same data; a run on other data takes it over, except that
-    synthetic data never displaces real data, and nothing displaces weights that say nothing about their origin.
-    Returns a line that says why the published name was not taken, or None.
+    The published name belongs to the best run on the data of its first; real data displaces synthetic data, and
+    nothing displaces weights that say nothing about their origin. Returns a line that says why the published name
+    was not taken, or None.
     """
     save_checkpoint(content, files.best)
     meta = content["meta"]
@@ -137,9 +147,9 @@ def save_best(files: RunFiles, content: dict) -> str | None:
             return f"Kept {files.published}, which names no run of ours; this run's best is {files.best}"
         if other.get("run") != meta["run"]:
             theirs, ours = other.get("dataset", {}), meta["dataset"]
-            if theirs == ours and other.get("top1", 0) > meta["top1"]:
+            if theirs != ours and (theirs.get("type") != "synthetic" or ours["type"] == "synthetic"):
+                return f"Kept {files.published}, of other data; this run's best is {files.best}"
+            if theirs == ours and other.get("top1", 0.0) > meta["top1"]:
                 return f"Kept {files.published}, top-1 {other['top1']:.2f}; this run's best is {files.best}"
-            if ours["type"] == "synthetic" and theirs != ours:
-                return f"Kept {files.published}, of real images; this run's best is {files.best}"
     copy_file(files.best, files.published)
     return None

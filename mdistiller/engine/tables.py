@@ -11,7 +11,7 @@ from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
 
 from . import cfg as config
-from .checkpoint import load_weights, read_weights
+from .checkpoint import check_classes, load_weights, read_weights
 from .evaluation import Result, evaluate
 
 
@@ -63,11 +63,11 @@ def _evaluate_file(path, network, pairs, device, data_sets):
     _, meta = read_weights(path)
     cfg = config.CFG.clone()
     source = f"the meta of {path}"
-    config.merge(cfg, config.parse_yaml(str(meta.get("config", "")), source), source, allow_new_sections=True)
+    config.merge(cfg, config.parse_yaml(meta.get("config", ""), source), source, allow_new_sections=True)
     config.merge_pairs(cfg, pairs)
     config.check(cfg)
-    models = str(meta.get("models", "cifar100"))
-    name = network or str(meta.get("network", "")) or name_in_file(path, models)
+    models = meta.get("models", "cifar100")
+    name = network or meta.get("network") or name_in_file(path, models)
     if name is None:
         raise UserError(f"{path} does not tell its network; add --model with one of {', '.join(model_names(models))}")
     name = canonical_name(models, name)
@@ -77,9 +77,9 @@ def _evaluate_file(path, network, pairs, device, data_sets):
         data_sets[key] = build_data(cfg, device, cfg.EXPERIMENT.SEED, splits=("test",))
     data = data_sets[key]
     model = build_model(models, name, data.num_classes)
-    load_weights(model, path, name)
+    check_classes(load_weights(model, path, name), data.classes, path)
     result = evaluate(model.to(device, memory_format=torch.channels_last), data.test)
-    return Evaluation(path, str(meta.get("teacher") or "-"), name, str(meta.get("distiller") or "-"), result)
+    return Evaluation(path, meta.get("teacher", "-"), name, meta.get("distiller", "-"), result)
 
 
 def format_table(evaluations: list[Evaluation]) -> str:

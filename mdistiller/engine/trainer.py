@@ -1,13 +1,17 @@
 """The training loop."""
 
+import inspect
 import math
+import random
 import time
 from dataclasses import asdict
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from mdistiller.distillers import is_file_reference
 from mdistiller.errors import UserError
 
 from .checkpoint import save_checkpoint
@@ -23,23 +27,38 @@ def learning_rate(solver, epoch: int) -> float:
     return solver.LR * solver.LR_DECAY_RATE ** sum(epoch > stage for stage in solver.LR_DECAY_STAGES)
 
 
+def accepted_keywords(function) -> set[str] | None:
+    """Names of the arguments of `function`, or None where it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return None if takes_any else {parameter.name for parameter in parameters}
+
+
 class Meter:
     """Sums of losses and hits over an epoch, kept on the device until they are read."""
 
     def __init__(self):
         self.images = self.steps = 0
         self.read_at = time.monotonic()
-        self.sums = self.names = self.failed_at = None
+        self.names: list[str] = []
+        self.sums = self.failed_at = self.correct = None
 
     def update(self, losses: dict, logits: torch.Tensor, target: torch.Tensor) -> None:
         """losses: {name: scalar}; logits: (batch, classes); target: (batch,)."""
-        values = torch.stack([loss.detach().double() for loss in losses.values()])
-        row = torch.cat([values * len(target), count_correct(logits.detach(), target).double()])
-        failed_at = torch.where(values.isfinite(), math.inf, self.steps)
-        if self.sums is None:
-            self.names, self.sums, self.failed_at = list(losses), row, failed_at
-        else:
-            self.sums, self.failed_at = self.sums + row, torch.minimum(self.failed_at, failed_at)
+        device = logits.device
+        if self.correct is None:
+            self.correct = torch.zeros(2, dtype=torch.int64, device=device)
+            self.sums, self.failed_at = torch.zeros(0, device=device).double(), torch.zeros(0, device=device).double()
+        new = [name for name in losses if name not in self.names]
+        if new:
+            self.names += new
+            self.sums = torch.cat([self.sums, self.sums.new_zeros(len(new))])
+            self.failed_at = torch.cat([self.failed_at, self.sums.new_full((len(new),), math.inf)])
+        zero = self.sums.new_zeros(())
+        values = torch.stack([losses[name].detach().double() if name in losses else zero for name in self.names])
+        self.sums = self.sums + values * len(target)
+        self.failed_at = self.failed_at.minimum(torch.where(values.isfinite(), math.inf, self.steps))
+        self.correct = self.correct + count_correct(logits.detach(), target)
         self.images += len(target)
         self.steps += 1
 
@@ -52,8 +71,9 @@ class Meter:
         name = min(failed_at, key=failed_at.get)
         if failed_at[name] < math.inf:
             raise FloatingPointError(name)
-        *losses, top1, top5 = (self.sums / self.images).tolist()
-        return Result(sum(losses), 100 * top1, 100 * top5, self.images), dict(zip(self.names, losses, strict=True))
+        losses = (self.sums / self.images).tolist()
+        top1, top5 = (100 * self.correct / self.images).tolist()
+        return Result(sum(losses), top1, top5, self.images), dict(zip(self.names, losses, strict=True))
 
 
 class Trainer:
@@ -65,6 +85,7 @@ class Trainer:
     def __init__(self, cfg, distiller: nn.Module, data, files: RunFiles, log: RunLog, meta: dict):
         self.cfg, self.distiller, self.data, self.files, self.log, self.meta = cfg, distiller, data, files, log, meta
         self.optimizer = build_optimizer(cfg.SOLVER, distiller.get_learnable_parameters())
+        self.keywords = accepted_keywords(distiller.forward_train)
         self.best, self.best_epoch = None, 0
 
     def fit(self) -> Result:
@@ -91,12 +112,25 @@ class Trainer:
         meter, started = Meter(), time.monotonic()
         with self.progress_bar(epoch) as bar:
             for batch in self.data.train:
-                logits, losses = self.distiller(**batch, epoch=epoch)
+                logits, losses = self.forward(batch, meter, epoch)
                 self.optimizer.minimise(losses)
                 meter.update(losses, logits, batch["target"])
                 self.show(bar, meter, epoch)
         train, terms = self.read(meter, epoch)
         return train, terms, time.monotonic() - started
+
+    def forward(self, batch: dict, meter: Meter, epoch: int) -> tuple[torch.Tensor, dict]:
+        """The student's logits (batch, classes) and the losses as scalars."""
+        keywords = batch | {"epoch": epoch}
+        if self.keywords is not None:
+            keywords = {name: value for name, value in keywords.items() if name in self.keywords}
+        try:
+            logits, losses = self.distiller(**keywords)
+        except torch.linalg.LinAlgError as error:  # of weights that are no longer finite, more likely than not
+            if meter.steps:
+                self.read(meter, epoch)
+            raise self.failure(f"a matrix of {type(self.distiller).__name__}", epoch) from error
+        return logits, {name: loss.mean() for name, loss in losses.items()}
 
     def progress_bar(self, epoch: int) -> tqdm:
         return tqdm(
@@ -150,12 +184,16 @@ class Trainer:
 
     def training_state(self) -> dict:
         """What the next epoch depends on beside the student's weights."""
-        extra = {k: v for k, v in self.distiller.state_dict().items() if not k.startswith(("student.", "teacher."))}
+        # Only a user's own method may change its teacher.
+        left_out = ("student.",) if is_file_reference(self.cfg.DISTILLER.TYPE) else ("student.", "teacher.")
+        _, numpy_words, *numpy_rest = np.random.get_state()
         return {
-            "distiller": extra,
+            "distiller": {k: v for k, v in self.distiller.state_dict().items() if not k.startswith(left_out)},
             "optimizer": self.optimizer.state_dict(),
             "loader": self.data.train.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy_rng": [torch.from_numpy(numpy_words.astype(np.int64)), *numpy_rest],
+            "python_rng": random.getstate(),
             "best": {"epoch": self.best_epoch, **asdict(self.best)},
         }

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -146,3 +147,10 @@ def test_as_many_but_other_classes_are_named_on_both_sides(root):
     (root / "test/dog").rename(root / "test/wolf")
     with pytest.raises(UserError, match=r"missing from test: dog; missing from train: wolf"):
         check_same_classes(read_folder(root, "train"), read_folder(root, "test"), root)
+
+
+def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
+    from mdistiller.dataset.folder import _read_image
+
+    Image.fromarray(np.full((32, 32), 119 * 257, np.uint16)).save(tmp_path / "grey.png")
+    assert (_read_image(tmp_path / "grey.png", 32) == 119).all()

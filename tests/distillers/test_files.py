@@ -89,7 +89,7 @@ def test_missing_file_is_a_user_error(tmp_path, cfg):
 
 @pytest.mark.parametrize("class_name", [":Hunt", ""])
 def test_missing_class_lists_those_in_the_file(reference, cfg, class_name):
-    with pytest.raises(UserError, match=r"no class .* classes there: Hint"):
+    with pytest.raises(UserError, match=r"no distiller class .* classes there: Hint"):
         build(reference.removesuffix(":Hint") + class_name, cfg)
 
 

@@ -159,6 +159,97 @@ def test_own_distiller_file_trains_from_any_folder(script, teacher, tmp_path):
     assert script(evaluation_main).status == 0 and "Hint" in script.out
 
 
+SIMILARITY = """
+import torch
+import torch.nn.functional as F
+
+from ._base import Distiller
+
+
+class Similarity(Distiller):
+    def forward_train(self, image, target, epoch):
+        logits_student, feature_student = self.student(image)
+        with torch.no_grad():
+            _, feature_teacher = self.teacher(image)
+        gram = [f["feats"][-1].view(image.shape[0], -1) for f in (feature_student, feature_teacher)]
+        gram = [F.normalize(torch.mm(f, f.t())) for f in gram]
+        loss = (gram[0] - gram[1]).pow(2).sum().view(-1, 1)
+        return logits_student, {"loss_ce": F.cross_entropy(logits_student, target, reduction="none"), "loss_kd": loss}
+
+    def __init__(self, student, teacher, cfg):
+        super(Similarity, self).__init__(student, teacher)
+"""
+
+
+def test_own_distiller_may_view_maps_return_unreduced_losses_and_take_only_what_it_needs(script, teacher, tmp_path):
+    path = tmp_path / "similarity.v2.py"
+    path.write_text(SIMILARITY)
+    assert script(distillation_main, *PAIR, "--distiller", f"{path}:Similarity", *TINY).status == 0, script.err
+
+
+def test_own_distiller_without_its_section_is_told_how_to_give_it(script, teacher, tmp_path):
+    path = tmp_path / "hint.py"
+    path.write_text(SOURCE)
+    script(distillation_main, *PAIR, "--distiller", f"{path}:Hint", *TINY).fails_with(
+        "AttributeError: HINT", "KEY VALUE"
+    )
+
+
+@pytest.mark.parametrize("trainer", ["crd", "crd_dot"])
+def test_trainers_of_mdistiller_are_accepted(script, teacher, trainer):
+    assert script(distillation_main, *PAIR, "--distiller", "CRD", *TINY, "SOLVER.TRAINER", trainer).status == 0, (
+        script.err
+    )
+
+
+def test_index_in_a_cfg_file_is_taken_like_a_flag(script, tmp_path, synthetic_classes):
+    path = tmp_path / "m.yaml"
+    path.write_text("DISTILLER: {TYPE: 1, TEACHER: 10, STUDENT: 9}")
+    weights = save_teacher(tmp_path / "t.pth", synthetic_classes, "resnet44")
+    assert script(distillation_main, "--cfg", path, "--teacher_weights", weights, *TINY).status == 0, script.err
+    chosen = config_of(script)["DISTILLER"]
+    assert [chosen[key] for key in ("TYPE", "TEACHER", "STUDENT")] == ["KD", "resnet44", "resnet8"]
+
+
+def test_method_chosen_by_a_pair_gets_its_preset(script, teacher):
+    assert script(distillation_main, *PAIR, *TINY, "DISTILLER.TYPE", "DKD").status == 0, script.err
+    assert config_of(script)["DKD"]["CLAMP"] == 10.0
+
+
+def test_teacher_of_other_classes_of_the_same_number_is_refused(script, tmp_path):
+    weights = tmp_path / "t.pth"
+    meta = {"dataset": {"classes": ["cat", "cow"]}}
+    torch.save({"model": build_model("cifar100", "resnet14", 2).state_dict(), "meta": meta}, weights)
+    pairs = ["DATASET.TYPE", "folder", "DATASET.ROOT", make_folder(tmp_path / "data")]
+    script(distillation_main, *PAIR, "--teacher_weights", weights, *pairs).fails_with("t.pth", "'cow', not 'dog'")
+
+
+def test_published_name_of_other_real_data_is_kept(script, tmp_path):
+    path = script.utils / "model_pth" / "best_model_weights_resnet8.pth"
+    for name, status in (("first", "Best"), ("second", f"Kept {path}, of other data")):
+        classes = ("cat", name)
+        root = make_folder(tmp_path / name, classes, classes)
+        pairs = ["DATASET.TYPE", "folder", "DATASET.ROOT", root, "SOLVER.EPOCHS", "1"]
+        script(training_main, "--selected_model", "resnet8", *pairs)
+        assert status in script.out
+    assert torch.load(path, weights_only=True)["meta"]["dataset"]["classes"] == ["cat", "first"]
+
+
+@pytest.mark.parametrize("top1", ["x", None, torch.zeros(3), float("nan")])
+def test_published_file_with_a_damaged_meta_does_not_cost_the_run(script, top1):
+    script(training_main, "--selected_model", "resnet8", *TINY)
+    path = script.utils / "model_pth" / "best_model_weights_resnet8.pth"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"meta": content["meta"] | {"run": "other", "top1": top1}}, path)
+    assert script(training_main, "--selected_model", "resnet8", *TINY).status == 0, script.err
+
+
+def test_data_of_one_class_is_refused(script, tmp_path):
+    root = make_folder(tmp_path / "data", ("cat",), ("cat",))
+    pairs = ["DATASET.TYPE", "folder", "DATASET.ROOT", root]
+    script(training_main, "--selected_model", "resnet8", *pairs).fails_with("one class only, 'cat'")
+
+
 def test_two_runs_that_start_together_do_not_share_a_folder(script):
     for _ in range(2):
         script(training_main, "--selected_model", "resnet8", *TINY, "SOLVER.EPOCHS", "1")
@@ -246,6 +337,8 @@ def test_published_file_name_tells_the_network(script, shared, tmp_path):
         (["--seed", "-4"], ["EXPERIMENT.SEED is -4"]),
         (["--device", "tpu9"], ["device 'tpu9' is not available"]),
         (["--device", "meta"], ["device 'meta' is not available"]),
+        (["--device", "hpu"], ["device 'hpu' is not available"]),
+        (["--selected_student", "²"], ["unknown network '²'"]),
         (["--cfg", "absent.yaml"], ["cannot read config absent.yaml"]),
         (["--teacher_weights", "absent.pth"], ["absent.pth", "No such file"]),
         (["--demo", "--cfg", "a.yaml"], ["--demo", "leave out"]),

@@ -8,6 +8,7 @@ import torch
 
 from mdistiller.distillers import Vanilla
 from mdistiller.engine import trainer as trainer_module
+from mdistiller.engine.benchmarks import CIFAR100
 from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, training_main
 from mdistiller.engine.evaluation import Result, evaluate
@@ -132,7 +133,9 @@ def test_best_is_the_best_of_the_whole_run(script, monkeypatch):
 def test_last_checkpoint_holds_what_the_next_epoch_depends_on(script):
     train(script)
     last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
-    assert set(last["training"]) == {"distiller", "optimizer", "loader", "torch_rng", "cuda_rng", "best"}
+    assert set(last["training"]) == {
+        *("distiller", "optimizer", "loader", "best", "torch_rng", "cuda_rng", "numpy_rng", "python_rng")
+    }
     assert len(last["training"]["optimizer"]["state"]) == len(list(build_model("cifar100", "resnet8", 9).parameters()))
 
 
@@ -152,6 +155,35 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(scr
 
 def test_learning_rate_that_explodes_stops_the_run(script):
     train(script, "SOLVER.LR", "1e30", "SOLVER.EPOCHS", "5").fails_with("not finite in epoch", "lower SOLVER.LR")
+
+
+@pytest.mark.parametrize("method", list(CIFAR100.distillers.values()))
+def test_method_that_diverges_stops_in_one_line(script, method):
+    teacher = script.utils / "teacher.pth"
+    torch.save(build_model("cifar100", "resnet8", 36).state_dict(), teacher)
+    flags = "--selected_student resnet8 --selected_teacher resnet8 --selected_distiller".split()
+    script(distillation_main, *flags, method, "--teacher_weights", teacher, *TINY, "SOLVER.LR", "1e30")
+    script.fails_with("not finite in epoch", "lower SOLVER.LR")
+
+
+def test_meter_takes_loss_terms_that_come_later():
+    meter, logits, target = Meter(), torch.eye(3), torch.arange(3)
+    meter.update({"a": torch.tensor(1.0)}, logits, target)
+    meter.update({"b": torch.tensor(2.0), "a": torch.tensor(3.0)}, logits, target)
+    assert meter.read()[1] == {"a": 2.0, "b": 1.0}
+
+
+def test_metrics_take_a_column_that_comes_later(script, monkeypatch):
+    forward = Vanilla.forward_train
+
+    def more(self, image, target, epoch, **kwargs):
+        logits, losses = forward(self, image, target)
+        return logits, losses if epoch == 1 else losses | {"loss_late": 0.5 * losses["loss_ce"]}
+
+    monkeypatch.setattr(Vanilla, "forward_train", more)
+    assert train(script, "SOLVER.EPOCHS", "3").status == 0, script.err
+    first, second, third = rows(script)
+    assert first["loss_late"] == "" and float(second["loss_late"]) > 0 and float(third["loss_late"]) > 0
 
 
 def test_distillation_leaves_out_the_teacher_from_the_checkpoint(script, tmp_path):
