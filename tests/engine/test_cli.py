@@ -400,3 +400,14 @@ def test_own_images_train_and_evaluate(script, tmp_path):
     (best,) = script.utils.glob("model_pth/*/best.pth")
     assert script(evaluation_main, "--checkpoint", best).status == 0
     assert script.out.splitlines()[1].split()[-1] == "2"
+
+
+def test_published_command_distils_on_real_images(script, shared):
+    """ShuffleV1 from resnet56 by DKD, the indices 3 1 2, for an epoch."""
+    flags = "--selected_student 3 --selected_teacher 1 --selected_distiller 2 --teacher_weights".split()
+    weights = shared / "checkpoints" / "best_model_weights_resnet56.pth"
+    pairs = ["DATASET.TYPE", "folder", "DATASET.ROOT", shared / "data" / "cifar100_sample", "SOLVER.EPOCHS", "1"]
+    assert script(distillation_main, *flags, weights, *pairs, "DATASET.AUGMENT", "weak").status == 0, script.err
+    (best,) = script.utils.glob("model_distillation_pth/*_resnet56_ShuffleV1_DKD/best.pth")
+    meta = torch.load(best, weights_only=True)["meta"]
+    assert meta["num_classes"] == 100 and meta["dataset"]["test_images"] == 916
