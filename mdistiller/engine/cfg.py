@@ -257,6 +257,24 @@ def merge_pairs(cfg: CN, pairs: list[str], allow_new_sections: bool = False) -> 
         merge(cfg, value, "command line", allow_new_sections)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes a value that two keys share twice, not as a reference."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+def dump(cfg: CN) -> str:
+    """The whole config as YAML, which `read_yaml` and MDistiller read."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return yaml.dump(plain(cfg), Dumper=_Dumper)
+
+
 def _load(text: str, source: str):
     """The value of a YAML text. Raises UserError for what is no YAML or holds more than a config can."""
     try:

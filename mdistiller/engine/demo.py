@@ -6,7 +6,7 @@ from mdistiller.distillers import label_of
 from mdistiller.errors import UserError
 
 from .benchmarks import Benchmark
-from .cfg import parse_yaml
+from .cfg import dump, parse_yaml
 from .checkpoint import read_weights
 from .experiment import run_experiment
 from .tables import align, shown
@@ -51,7 +51,7 @@ def accuracy_of(weights: Path, cfg) -> float | None:
     """Top-1 of the network at `weights`, if it was trained as `cfg` says."""
     try:
         _, meta = read_weights(weights)
-        then, now = (parse_yaml(text, "config") for text in (meta.get("config", ""), cfg.dump()))
+        then, now = (parse_yaml(text, "config") for text in (meta.get("config", ""), dump(cfg)))
     except UserError:
         return None
     is_same = all(then.get(section) == now[section] for section in ("EXPERIMENT", "DATASET", "SOLVER"))

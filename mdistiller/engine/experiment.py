@@ -74,7 +74,7 @@ def run_experiment(
     Everything a user can get wrong raises UserError before the run's folders are made.
     """
     config.check(cfg)
-    config_text = cfg.dump()
+    config_text = config.dump(cfg)
     teacher_name, student_name = cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT
     has_teacher = cfg.DISTILLER.TYPE != "NONE"
     label = label_of(cfg.DISTILLER.TYPE)

@@ -72,7 +72,7 @@ def _evaluate_file(path, network, pairs, device, data_sets):
         raise UserError(f"{path} does not tell its network; add --model with one of {', '.join(model_names(models))}")
     name = canonical_name(models, name)
 
-    key = cfg.DATASET.dump()
+    key = config.dump(cfg.DATASET)
     if key not in data_sets:
         data_sets[key] = build_data(cfg, device, cfg.EXPERIMENT.SEED, splits=("test",))
     data = data_sets[key]

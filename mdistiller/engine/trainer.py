@@ -35,20 +35,18 @@ def accepted_keywords(function) -> set[str] | None:
 
 
 class Meter:
-    """Sums of losses and hits over an epoch, kept on the device until they are read."""
+    """Sums of losses and hits over an epoch, kept on `device` until they are read."""
 
-    def __init__(self):
+    def __init__(self, device="cpu"):
         self.images = self.steps = 0
         self.read_at = time.monotonic()
         self.names: list[str] = []
-        self.sums = self.failed_at = self.correct = None
+        self.sums = torch.zeros(0, dtype=torch.float64, device=device)
+        self.failed_at = self.sums.clone()  # a term's first step that was not finite
+        self.correct = torch.zeros(2, dtype=torch.int64, device=device)
 
     def update(self, losses: dict, logits: torch.Tensor, target: torch.Tensor) -> None:
-        """losses: {name: scalar}; logits: (batch, classes); target: (batch,)."""
-        device = logits.device
-        if self.correct is None:
-            self.correct = torch.zeros(2, dtype=torch.int64, device=device)
-            self.sums, self.failed_at = torch.zeros(0, device=device).double(), torch.zeros(0, device=device).double()
+        """losses: {name: scalar}, of which some may come later; logits: (batch, classes); target: (batch,)."""
         new = [name for name in losses if name not in self.names]
         if new:
             self.names += new
@@ -109,7 +107,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> tuple[Result, dict, float]:
         """One pass over the training set; returns its averages, those of each loss term, and its seconds."""
         self.distiller.train()
-        meter, started = Meter(), time.monotonic()
+        meter, started = Meter(self.data.train.image_set.images.device), time.monotonic()
         with self.progress_bar(epoch) as bar:
             for batch in self.data.train:
                 logits, losses = self.forward(batch, meter, epoch)

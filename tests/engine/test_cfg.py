@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdistiller.engine.cfg import CFG, check, merge, merge_pairs, read_yaml
+from mdistiller.engine.cfg import CFG, check, dump, merge, merge_pairs, read_yaml
 from mdistiller.errors import UserError
 
 MDISTILLER_YAML = """
@@ -101,7 +101,9 @@ def test_own_distiller_may_bring_a_section_but_not_misspell_a_known_one(cfg):
 def test_dumped_config_loads_to_the_same(tmp_path, cfg):
     merge_pairs(cfg, ["SOLVER.EPOCHS", "3", "DATASET.MEAN", "[0.5,0.5,0.5]", "MINE.A", "1"], allow_new_sections=True)
     path = tmp_path / "config.yaml"
-    path.write_text(cfg.dump())
+    text = dump(cfg)
+    assert "&id" not in text
+    path.write_text(text)
     again = CFG.clone()
     merge(again, read_yaml(path), "file", allow_new_sections=True)
     assert again == cfg
