@@ -98,7 +98,9 @@ def probe_features(network: nn.Module, input_size) -> dict:
     parameter = next(network.parameters())
     network.eval()
     try:
-        _, features = network(parameter.new_zeros(1, 3, *input_size))
+        # Autocast would keep the casts of the weights that it makes here, without a gradient, for the training forward.
+        with torch.autocast(parameter.device.type, enabled=False):
+            _, features = network(parameter.new_zeros(1, 3, *input_size))
     finally:
         for module, mode in training.items():
             module.training = mode
