@@ -1,4 +1,4 @@
-"""From a config to a trained student: builds the parts, runs the trainer, evaluates weight files."""
+"""From a config to a trained student: builds the parts, runs the trainer."""
 
 import platform
 import random

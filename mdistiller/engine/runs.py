@@ -132,9 +132,9 @@ class RunLog:
 def save_best(files: RunFiles, content: dict) -> str | None:
     """Write a run's new best to its `best.pth` and, where it may, to the published name.
 
-    The published name belongs to the best run on the data of its first; real data displaces synthetic data, and
-    nothing displaces weights that say nothing about their origin. Returns a line that says why the published name
-    was not taken, or None.
+    The published name belongs to the best run on the data of its first. Other data displaces only synthetic data, and
+    nothing displaces weights that say nothing about their origin. Returns a line that says why the published name was
+    not taken, or None.
     """
     save_checkpoint(content, files.best)
     meta = content["meta"]
@@ -147,7 +147,7 @@ def save_best(files: RunFiles, content: dict) -> str | None:
             return f"Kept {files.published}, which names no run of ours; this run's best is {files.best}"
         if other.get("run") != meta["run"]:
             theirs, ours = other.get("dataset", {}), meta["dataset"]
-            if theirs != ours and (theirs.get("type") != "synthetic" or ours["type"] == "synthetic"):
+            if theirs != ours and theirs.get("type") != "synthetic":
                 return f"Kept {files.published}, of other data; this run's best is {files.best}"
             if theirs == ours and other.get("top1", 0.0) > meta["top1"]:
                 return f"Kept {files.published}, top-1 {other['top1']:.2f}; this run's best is {files.best}"

@@ -27,3 +27,12 @@ def test_demo_trains_another_teacher_for_other_settings(script):
     script(distillation_main, "--demo", *TINY)
     script(distillation_main, "--demo", *TINY, "SOLVER.EPOCHS", "1")
     assert len(list(script.utils.glob("model_pth/demo/*/"))) == 4
+
+
+def test_demo_of_another_size_takes_over_the_teachers_place(script):
+    larger = [*TINY, "DATASET.SYNTHETIC.TRAIN_IMAGES", "64"]
+    script(distillation_main, "--demo", *TINY)
+    script(distillation_main, "--demo", *larger)
+    before = set(script.utils.glob("model_pth/demo/*/"))
+    script(distillation_main, "--demo", *larger)
+    assert len(set(script.utils.glob("model_pth/demo/*/")) - before) == 1  # the student alone, not the teacher
