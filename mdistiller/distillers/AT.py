@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from ._base import Distiller
-from ._common import cross_entropy, full_precision, pair_stages, pool_larger
+from ._common import cross_entropy, full_precision, pair_stages, pool_larger, stages_of
 
 
 @full_precision
@@ -35,7 +35,9 @@ class AT(Distiller):
         logits_student, features_student = self.student(image)
         with torch.no_grad():
             _, features_teacher = self.teacher(image)
-        stages = pair_stages(features_student["feats"][1:], features_teacher["feats"][1:])
+        stages = pair_stages(
+            stages_of(self.student, features_student["feats"]), stages_of(self.teacher, features_teacher["feats"])
+        )
         return logits_student, {
             "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
             "loss_kd": self.feat_weight * sum(at_loss(*stage, self.p) for stage in stages),

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from ._base import Distiller
-from ._common import cross_entropy, full_precision, pair_stages, pool_larger
+from ._common import cross_entropy, full_precision, pair_stages, pool_larger, stages_of
 
 MORE_OF_THE_STUDENT = 3  # the student's vectors beyond k, among which alignment chooses
 RBF_WIDTH = 8
@@ -100,7 +100,9 @@ class KDSVD(Distiller):
         logits_student, features_student = self.student(image)
         with torch.no_grad():
             _, features_teacher = self.teacher(image)
-        stages = pair_stages(features_student["feats"][1:], features_teacher["feats"][1:])
+        stages = pair_stages(
+            stages_of(self.student, features_student["feats"]), stages_of(self.teacher, features_teacher["feats"])
+        )
         vectors = [aligned_vectors(*stage, self.k) for stage in stages]
         loss_svd = sum(relation_loss(*current, *previous) for previous, current in pairwise(vectors))
         return logits_student, {

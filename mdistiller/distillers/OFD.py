@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ._base import Distiller
-from ._common import cross_entropy, full_precision, pair_stages, pool_larger
+from ._common import cross_entropy, full_precision, pair_stages, pool_larger, stages_of
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ class OFD(Distiller):
         super().__init__(student, teacher)
         self.ce_weight = cfg.OFD.LOSS.CE_WEIGHT
         self.feat_weight = cfg.OFD.LOSS.FEAT_WEIGHT
-        channels = pair_stages(student.get_stage_channels()[1:], teacher.get_stage_channels()[1:])
+        channels = pair_stages(*(stages_of(network, network.get_stage_channels()) for network in (student, teacher)))
         self.connectors = Connectors(channels, cfg.OFD.CONNECTOR.KERNEL_SIZE)
         batch_norms = teacher.get_bn_before_relu()[-len(channels) :]
         margins = torch.cat([channel_margins(norm.weight, norm.bias) for norm in batch_norms])
@@ -87,7 +87,10 @@ class OFD(Distiller):
         logits_student, features_student = self.student(image)
         with torch.no_grad():
             _, features_teacher = self.teacher(image)
-        stages = pair_stages(features_student["preact_feats"][1:], features_teacher["preact_feats"][1:])
+        stages = pair_stages(
+            stages_of(self.student, features_student["preact_feats"]),
+            stages_of(self.teacher, features_teacher["preact_feats"]),
+        )
         feats_student, feats_teacher = zip(*(pool_larger(*stage) for stage in stages), strict=True)
         margins = self.margins.split([feat.shape[1] for feat in feats_teacher])
         loss_feat = 0

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ._base import Distiller
-from ._common import cross_entropy, full_precision, pair_stages, probe_features, warm_up
+from ._common import cross_entropy, full_precision, pair_stages, probe_features, stages_of, warm_up
 
 LEVELS = (4, 2, 1)  # sides of the pyramid's pooled maps, each weighing half the one before
 
@@ -88,10 +88,11 @@ class ReviewKD(Distiller):
     def pair_maps(self, features_student, features_teacher):
         """Pairs of maps (student's, teacher's): the pooled features, then the stages from the deepest on."""
 
-        def maps(features, key):
-            return [*features[key][1:], features["pooled_feat"][:, :, None, None]]
+        def maps(network, features, key):
+            return [*stages_of(network, features[key]), features["pooled_feat"][:, :, None, None]]
 
-        return pair_stages(maps(features_student, self.student_key), maps(features_teacher, "preact_feats"))[::-1]
+        maps_student = maps(self.student, features_student, self.student_key)
+        return pair_stages(maps_student, maps(self.teacher, features_teacher, "preact_feats"))[::-1]
 
     def get_learnable_parameters(self):
         return super().get_learnable_parameters() + list(self.abfs.parameters())

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ._base import Distiller
-from ._common import cross_entropy, full_precision, get_feat_shapes, pair_stages, pool_larger
+from ._common import cross_entropy, full_precision, pair_stages, pool_larger, stages_of
 
 
 @full_precision
@@ -36,6 +36,7 @@ class VID(Distiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · vid_loss, summed over the stages.
 
     The variances start at INIT_PRED_VAR and are learnt, as in the paper; the released code never optimises them.
+    INPUT_SIZE is MDistiller's; the channels do not depend on it.
     """
 
     def __init__(self, student, teacher, cfg):
@@ -43,8 +44,7 @@ class VID(Distiller):
         self.ce_weight = cfg.VID.LOSS.CE_WEIGHT
         self.feat_weight = cfg.VID.LOSS.FEAT_WEIGHT
         self.eps = cfg.VID.EPS
-        shapes = get_feat_shapes(student, teacher, cfg.VID.INPUT_SIZE)
-        channels = pair_stages(*([shape[1] for shape in stages[1:]] for stages in shapes))
+        channels = pair_stages(*(stages_of(network, network.get_stage_channels()) for network in (student, teacher)))
         self.regressors = nn.ModuleList(make_regressor(*pair) for pair in channels)
         weight, log_scale = next(student.parameters()), math.log(math.expm1(cfg.VID.INIT_PRED_VAR - self.eps))
         self.log_scales = nn.ParameterList(weight.new_full((width,), log_scale) for _, width in channels)
@@ -62,7 +62,9 @@ class VID(Distiller):
         logits_student, features_student = self.student(image)
         with torch.no_grad():
             _, features_teacher = self.teacher(image)
-        stages = pair_stages(features_student["feats"][1:], features_teacher["feats"][1:])
+        stages = pair_stages(
+            stages_of(self.student, features_student["feats"]), stages_of(self.teacher, features_teacher["feats"])
+        )
         loss_vid = 0
         for stage, regressor, log_scale in zip(stages, self.regressors, self.log_scales, strict=True):
             feat_student, feat_teacher = pool_larger(*stage)

@@ -43,6 +43,11 @@ def low_confidence_share(confidence: torch.Tensor) -> torch.Tensor:
     return (confidence <= confidence.median()).to(confidence.dtype).mean()
 
 
+def stages_of(network: nn.Module, entries):
+    """`entries`, one for each of the feature maps of `network`, without the stem's, which some networks do not list."""
+    return entries[-len(network.get_bn_before_relu()) :]
+
+
 def pair_stages(student, teacher):
     """Pairs (student's, teacher's) of two lists of stages; of the longer list the deepest stages are kept."""
     stages = min(len(student), len(teacher))

@@ -2,7 +2,8 @@
 
 A network's `forward(x)`, x (batch, 3, height, width), returns `(logits, features)` with
 
-- `features["feats"]`: a list of maps (batch, channels, height, width), the stem's first, then one a stage;
+- `features["feats"]`: a list of maps (batch, channels, height, width), the stem's first, then one a stage; MobileNetV1
+  lists no stem, as published;
 - `features["preact_feats"]`: the same maps before the last activation, as many;
 - `features["final_map"]`: (batch, channels, height, width), the map whose global average is `pooled_feat`;
 - `features["pooled_feat"]`: (batch, channels), what the classifier reads.

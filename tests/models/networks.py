@@ -1,14 +1,32 @@
-"""What the tests of this folder share: the published numbers and small images."""
+"""What the tests of this folder share: networks as `dataset/name`, the published numbers and small images."""
 
 import json
 from pathlib import Path
 
 import torch
 
+from mdistiller.models import build_model
+
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "models.json").read_text())
 CIFAR_NAMES = sorted(key.removeprefix("cifar100/") for key in GOLDEN if key.startswith("cifar100/"))
+IMAGENET_NAMES = ["ResNet18", "ResNet34", "ResNet50", "ResNet101", "MobileNetV1", "MobileNetV2"]
 
-ONE_PER_FAMILY = ("resnet8", "resnet8x4", "ResNet18", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2")
+ALL = [f"cifar100/{name}" for name in CIFAR_NAMES] + [f"imagenet/{name}" for name in IMAGENET_NAMES]
+ONE_PER_FAMILY = (
+    *("cifar100/resnet8", "cifar100/resnet8x4", "cifar100/ResNet18", "cifar100/wrn_16_1", "cifar100/vgg8"),
+    *("cifar100/MobileNetV2", "cifar100/ShuffleV1", "cifar100/ShuffleV2"),
+    *("imagenet/ResNet18", "imagenet/ResNet50", "imagenet/MobileNetV1", "imagenet/MobileNetV2"),
+)
+SIZES = {"cifar100": 32, "imagenet": 64}  # the smallest images of which every map has more than one entry
+
+
+def build(path, num_classes=100):
+    torch.manual_seed(0)
+    return build_model(*path.split("/"), num_classes)
+
+
+def images_for(path, batch):
+    return random_images(batch, SIZES[path.split("/")[0]])
 
 
 def random_images(batch, size=32):

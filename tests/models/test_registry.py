@@ -5,7 +5,7 @@ import torch
 
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
-from tests.models.networks import CIFAR_NAMES, random_images
+from tests.models.networks import CIFAR_NAMES, IMAGENET_NAMES, random_images
 
 
 @pytest.mark.parametrize("dataset", ["cifar100", "tiny_imagenet"])
@@ -13,17 +13,27 @@ def test_model_names_are_the_published_ones(dataset):
     assert sorted(model_names(dataset)) == CIFAR_NAMES
 
 
+def test_imagenet_names_are_in_order():
+    assert model_names("imagenet") == IMAGENET_NAMES
+
+
 @pytest.mark.parametrize(
-    ("alias", "name"),
-    [("shufflenetv1", "ShuffleV1"), ("shufflenetv2", "ShuffleV2"), ("mobilenetv2", "MobileNetV2")],
+    ("dataset", "alias", "name"),
+    [
+        ("cifar100", "shufflenetv1", "ShuffleV1"),
+        ("cifar100", "shufflenetv2", "ShuffleV2"),
+        ("cifar100", "mobilenetv2", "MobileNetV2"),
+        ("imagenet", "mobilenetv2", "MobileNetV2"),
+    ],
 )
-def test_alias_stands_for_the_canonical_name(alias, name):
-    assert canonical_name("cifar100", alias) == name
-    assert type(build_model("cifar100", alias, 10)) is type(build_model("cifar100", name, 10))
+def test_alias_stands_for_the_canonical_name(dataset, alias, name):
+    assert canonical_name(dataset, alias) == name
+    assert type(build_model(dataset, alias, 10)) is type(build_model(dataset, name, 10))
 
 
 def test_letter_case_of_a_name_does_not_count():
     assert canonical_name("cifar100", "resnet50") == "ResNet50"
+    assert canonical_name("imagenet", "resnet34") == "ResNet34"
 
 
 def test_canonical_name_of_a_network_is_itself():

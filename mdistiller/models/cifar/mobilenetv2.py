@@ -6,7 +6,7 @@ Source: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models.cifar._common import global_average, init_classifier, init_convolutions
+from mdistiller.models._common import global_average, init_classifier, init_convolutions
 
 EXPANSION, WIDTH = 6, 0.5
 STEM_CHANNELS, LAST_CHANNELS = 32, 1280

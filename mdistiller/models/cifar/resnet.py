@@ -9,7 +9,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models.cifar._common import global_average, init_convolutions, run_residual_stages
+from mdistiller.models._common import init_convolutions, run_residual_stages
 
 
 class BasicBlock(nn.Module):
@@ -24,16 +24,16 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = None
-        if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+        self.downsample = make_downsample(in_channels, channels, stride)
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
         out = F.relu(self.bn1(self.conv1(x)))
         return self.bn2(self.conv2(out)) + shortcut
+
+    @property
+    def last_bn(self):
+        return self.bn2
 
 
 class ResNet(nn.Module):
@@ -48,29 +48,33 @@ class ResNet(nn.Module):
         self.channels = channels
         self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
-        self.layer1 = make_stage(channels[0], channels[1], blocks, stride=1)
-        self.layer2 = make_stage(channels[1], channels[2], blocks, stride=2)
-        self.layer3 = make_stage(channels[2], channels[3], blocks, stride=2)
+        self.layer1 = make_stage(BasicBlock, channels[0], channels[1], blocks, stride=1)
+        self.layer2 = make_stage(BasicBlock, channels[1], channels[2], blocks, stride=2)
+        self.layer3 = make_stage(BasicBlock, channels[2], channels[3], blocks, stride=2)
         self.fc = nn.Linear(channels[3], num_classes)
         init_convolutions(self)
 
     def forward(self, x):
         stem = F.relu(self.bn1(self.conv1(x)))
-        feats, preact_feats = run_residual_stages(stem, (self.layer1, self.layer2, self.layer3))
-        pooled = global_average(feats[-1])
-        features = {"feats": feats, "preact_feats": preact_feats, "final_map": feats[-1], "pooled_feat": pooled}
-        return self.fc(pooled), features
+        features = run_residual_stages(stem, stem, (self.layer1, self.layer2, self.layer3))
+        return self.fc(features["pooled_feat"]), features
 
     def get_stage_channels(self):
         return list(self.channels)
 
     def get_bn_before_relu(self):
-        return [stage[-1].bn2 for stage in (self.layer1, self.layer2, self.layer3)]
+        return [stage[-1].last_bn for stage in (self.layer1, self.layer2, self.layer3)]
 
 
-def make_stage(in_channels, channels, blocks, stride):
-    first = BasicBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)))
+def make_downsample(in_channels, channels, stride):
+    if stride == 1 and in_channels == channels:
+        return None
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+
+
+def make_stage(block, in_channels, channels, blocks, stride):
+    first = block(in_channels, channels, stride)
+    return nn.Sequential(first, *(block(channels, channels, stride=1) for _ in range(blocks - 1)))
 
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)

@@ -8,7 +8,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models.cifar._common import global_average, init_convolutions, run_residual_stages
+from mdistiller.models._common import init_convolutions, run_residual_stages
 
 
 class BasicBlock(nn.Module):
@@ -89,10 +89,8 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         stem = F.relu(self.bn1(self.conv1(x)))
-        feats, preact_feats = run_residual_stages(stem, self.stages)
-        pooled = global_average(feats[-1])
-        features = {"feats": feats, "preact_feats": preact_feats, "final_map": feats[-1], "pooled_feat": pooled}
-        return self.linear(pooled), features
+        features = run_residual_stages(stem, stem, self.stages)
+        return self.linear(features["pooled_feat"]), features
 
     def get_stage_channels(self):
         return list(self.channels)

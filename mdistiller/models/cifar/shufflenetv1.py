@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models.cifar._common import channel_shuffle, global_average, run_residual_stages
+from mdistiller.models._common import channel_shuffle, run_residual_stages
 
 GROUPS = 3
 CHANNELS = (24, 240, 480, 960)  # stem, then the three stages
@@ -61,10 +61,8 @@ class ShuffleNet(nn.Module):
 
     def forward(self, x):
         stem = F.relu(self.bn1(self.conv1(x)))
-        feats, preact_feats = run_residual_stages(stem, (self.layer1, self.layer2, self.layer3))
-        pooled = global_average(feats[-1])
-        features = {"feats": feats, "preact_feats": preact_feats, "final_map": feats[-1], "pooled_feat": pooled}
-        return self.linear(pooled), features
+        features = run_residual_stages(stem, stem, (self.layer1, self.layer2, self.layer3))
+        return self.linear(features["pooled_feat"]), features
 
     def get_stage_channels(self):
         return list(CHANNELS)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models.cifar._common import channel_shuffle, global_average
+from mdistiller.models._common import channel_shuffle, global_average
 
 CHANNELS = (24, 116, 232, 464)  # stem, then the three stages
 DEPTHS = (3, 7, 3)  # blocks a stage, after the one that halves the side

@@ -9,7 +9,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models.cifar._common import global_average, init_classifier, init_convolutions
+from mdistiller.models._common import global_average, init_classifier, init_convolutions
 
 CHANNELS = (64, 128, 256, 512, 512)
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models.cifar._common import global_average, init_convolutions
+from mdistiller.models._common import global_average, init_convolutions
 
 
 class BasicBlock(nn.Module):

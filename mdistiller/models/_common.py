@@ -19,20 +19,20 @@ def init_classifier(linear):
     nn.init.zeros_(linear.bias)
 
 
-def run_residual_stages(x, stages):
-    """Run stages of blocks that return their output before its ReLU.
+def run_residual_stages(stem, x, stages):
+    """Run stages of blocks that return their output before its ReLU; returns the features of the network.
 
-    x: the stem's map after its ReLU, which stands in both lists, as published.
-    Returns `feats` and `preact_feats`: the stem and one map a stage.
+    stem: the stem's map after its ReLU, which stands in both lists, as published; x: what the first stage reads, that
+    map or a pooled one.
     """
-    feats, preact_feats = [x], [x]
+    feats, preact_feats = [stem], [stem]
     for stage in stages:
         for block in stage:
             preact = block(x)
             x = F.relu(preact)
         feats.append(x)
         preact_feats.append(preact)
-    return feats, preact_feats
+    return {"feats": feats, "preact_feats": preact_feats, "final_map": x, "pooled_feat": global_average(x)}
 
 
 def global_average(x):
