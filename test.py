@@ -1,4 +1,4 @@
-"""Evaluate distilled students, or any weight file, on CIFAR-100; --help lists the flags."""
+"""Evaluate distilled students, or any weight file; --help lists the flags."""
 
 import sys
 from pathlib import Path
@@ -6,4 +6,4 @@ from pathlib import Path
 from mdistiller.engine.cli import evaluation_main, run_script
 
 if __name__ == "__main__":
-    sys.exit(run_script(evaluation_main, Path(__file__).resolve().parent / "CIFAR-100" / "Utils"))
+    sys.exit(run_script(evaluation_main, Path(__file__).resolve().parent))

@@ -1,38 +1,92 @@
-"""A folder of images: ROOT/train/<class>/* and ROOT/test/<class>/*, or val in place of test."""
+"""Folders of images: ROOT/train/<class>/* and ROOT/test/<class>/*, or val in place of test."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
-from mdistiller.dataset.images import ImageSet
+from mdistiller.dataset.images import ImageFiles, ImageSet, read_image
+from mdistiller.dataset.labels import read_flat_labels
 from mdistiller.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
+IMAGES = "images"  # Tiny-ImageNet keeps a folder's images in a subfolder of this name
+BLOCK = 256  # images that a thread reads in one go
+SHOW_PROGRESS_FROM = 20_000  # images
 
 
-def read_folder(root, split, image_size=32):
-    """Read one split, "train" or "test", of the folder `root`; classes are its subfolders, in sorted order.
+def find_images(root, split):
+    """The image files of one split, "train" or "test", of the folder `root`; classes are its subfolders, sorted.
 
-    An image of another size is scaled (bilinear, anti-aliased) until its shorter side is `image_size`, then its centre
-    square is kept. Hidden files and files that are not images by their extension are passed over.
-    Returns an `ImageSet` of uint8 (N, 3, image_size, image_size). Raises `UserError` when a folder is missing or
-    empty, or when an image cannot be read.
+    Where the test split has no subfolders its labels are read from a file (`read_flat_labels`), and nothing is moved.
+    Hidden files and files that are not images by their extension are passed over. Returns `ImageFiles`.
+    Raises `UserError` when a folder is missing or empty.
     """
-    folder = _split_folder(Path(root), split)
-    class_folders = [path for path in _visible(folder) if path.is_dir()]
-    if not class_folders:
+    root = Path(root)
+    folder = _split_folder(root, split)
+    classes = _class_folders(folder)
+    if classes:
+        groups = [_image_names(folder / name) for name in classes]
+        for name, group in zip(classes, groups, strict=True):
+            if not group:
+                raise UserError(
+                    f"class folder {folder / name} has no images: expected files ending in {' '.join(EXTENSIONS)}; "
+                    "fill it or remove it"
+                )
+        targets = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
+        names = [f"{name}/{image}" for name, group in zip(classes, groups, strict=True) for image in group]
+        return _image_files(folder, names, targets, classes)
+    names = _image_names(folder)
+    if split == "train" or not names:
         raise UserError(
             f"no class folders in {folder}: expected {folder}/<class>/<image>; make one folder a class, named for it"
         )
-    paths = [_image_paths(path) for path in class_folders]
-    images = torch.empty(sum(map(len, paths)), 3, image_size, image_size, dtype=torch.uint8)
-    for row, path in enumerate(path for group in paths for path in group):
-        images[row] = _read_image(path, image_size)
-    targets = torch.arange(len(paths)).repeat_interleave(torch.tensor([len(group) for group in paths]))
-    return ImageSet(images, targets, [path.name for path in class_folders])
+    train_folder = root / SPLIT_FOLDERS["train"][0]
+    train_classes = _class_folders(train_folder) if train_folder.is_dir() else None
+    labels = read_flat_labels(folder, [name.removeprefix(f"{IMAGES}/") for name in names], train_classes)
+    classes = train_classes or sorted(set(labels))
+    index_of = {name: index for index, name in enumerate(classes)}
+    if unknown := next((label for label in labels if label not in index_of), None):
+        raise UserError(f"{folder} has images of class {unknown!r}, which {train_folder} lacks; add its class folder")
+    return _image_files(folder, names, torch.tensor([index_of[label] for label in labels]), classes)
+
+
+def read_images(files, image_size):
+    """Read `ImageFiles` into memory.
+
+    An image of another size is scaled (bilinear, anti-aliased) until its shorter side is `image_size`, then its centre
+    square is kept. Returns an `ImageSet` of uint8 (N, 3, image_size, image_size). Raises `UserError`, naming the file,
+    when one cannot be read.
+    """
+    images = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
+
+    def read(rows):
+        for row in rows:
+            image = read_image(files.path(row))
+            if image.size != (image_size, image_size):
+                image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+            images[row] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return len(rows)
+
+    blocks = [range(start, min(start + BLOCK, len(files))) for start in range(0, len(files), BLOCK)]
+    hidden = None if len(files) >= SHOW_PROGRESS_FROM else True
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(desc=f"Reading {files.root}", total=len(files), unit=" images", leave=False, disable=hidden) as bar,
+    ):
+        for count in pool.map(read, blocks):
+            bar.update(count)
+    return ImageSet(images, files.targets, files.classes)
+
+
+def read_folder(root, split, image_size=32):
+    """`find_images`, read into memory by `read_images`."""
+    return read_images(find_images(root, split), image_size)
 
 
 def check_same_classes(train, test, root):
@@ -66,31 +120,23 @@ def _split_folder(root, split):
     )
 
 
-def _visible(folder):
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _image_files(folder, names, targets, classes):
+    return ImageFiles(str(folder), np.array([os.fsencode(name) for name in names]), targets, classes)
 
 
-def _image_paths(class_folder):
-    paths = [path for path in _visible(class_folder) if path.suffix.lower() in EXTENSIONS and path.is_file()]
-    if not paths:
-        raise UserError(
-            f"class folder {class_folder} has no images: expected files ending in {' '.join(EXTENSIONS)}; "
-            "fill it or remove it"
+def _class_folders(folder):
+    """Names of the visible subfolders, sorted, but for one that holds the images of a flat folder."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return [] if names == [IMAGES] else names
+
+
+def _image_names(folder):
+    """Paths of the images in `folder`, relative to it and sorted; of its subfolder `images` where there is one."""
+    prefix = f"{IMAGES}/" if (folder / IMAGES).is_dir() else ""
+    with os.scandir(folder / prefix) as entries:
+        return sorted(
+            prefix + entry.name
+            for entry in entries
+            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
         )
-    return paths
-
-
-def _read_image(path, size):
-    """uint8 (3, size, size)."""
-    try:
-        with Image.open(path) as file:
-            if file.mode.startswith("I"):  # 16 bits a pixel, which convert would clip instead of scale
-                file = Image.fromarray((np.asarray(file) // 256).clip(0, 255).astype(np.uint8))
-            image = file.convert("RGB")
-    except Exception as error:  # a damaged file can make a decoder raise anything
-        raise UserError(
-            f"cannot read image {path} ({error}): expected a whole image file; replace it or remove it"
-        ) from error
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -13,8 +13,8 @@ AUGMENTATIONS = ("none", "weak", "strong", "weak+strong", "two-view")
 CHUNK = 1024
 
 
-class Loader:
-    """An endless source of epochs over an `ImageSet`, gathered, augmented and normalised where its tensors are.
+class BatchSource:
+    """An endless source of epochs over an image set: what its loaders share, whatever holds the images.
 
     augment: "none", "weak", "strong", "weak+strong": every image once in each of the two views, shuffled together; or
     "two-view": every image once, as `image` and `image_weak` weakly and as `image_strong` strongly augmented.
@@ -46,12 +46,16 @@ class Loader:
         self.batch_size = batch_size
         self.augment = augment
         self.mean, self.std = mean, std
-        device = image_set.images.device
-        self._mean, self._std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
         self.shuffle = shuffle
         self.generator = generator if generator is not None else torch.Generator()
         self.memory_format = memory_format
         self.posterize_bits = posterize_bits
+        self._mean, self._std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std))
+
+    @property
+    def device(self):
+        """Where the batches are."""
+        return self.image_set.targets.device
 
     @property
     def num_images_per_epoch(self):
@@ -61,12 +65,37 @@ class Loader:
     def __len__(self):
         return -(-self.num_images_per_epoch // self.batch_size)
 
-    def __iter__(self):
+    def state_dict(self):
+        """The generator's state, from which `load_state_dict` makes the next epoch repeat itself bit for bit."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state):
+        """Continue from a `state_dict` taken between two epochs."""
+        self.generator.set_state(state["generator"])
+
+    def _order(self):
+        """The entries of an epoch, int64; in "weak+strong" one beyond the set's size is an image's strong view."""
         count = self.num_images_per_epoch
-        order = torch.randperm(count, generator=self.generator) if self.shuffle else torch.arange(count)
+        return torch.randperm(count, generator=self.generator) if self.shuffle else torch.arange(count)
+
+    def _distort_strong_views(self, images, entries):
+        """Distort, in place, the images of strong views."""
+        places = (entries >= len(self.image_set)).nonzero().flatten().to(images.device, non_blocking=True)
+        distorted = distort(images.index_select(0, places), self.generator, self.posterize_bits)
+        return images.index_copy_(0, places, distorted)
+
+    def _normalise(self, images):
+        images = images.float().div_(255).sub_(self._mean).div_(self._std)
+        return images.contiguous(memory_format=self.memory_format)
+
+
+class Loader(BatchSource):
+    """Batches of an `ImageSet`, gathered, augmented and normalised where its tensors are."""
+
+    def __iter__(self):
         batches_per_chunk = max(1, CHUNK // self.batch_size)
-        for entries in order.split(batches_per_chunk * self.batch_size):
-            rows = (entries % len(self.image_set)).to(self.image_set.images.device, non_blocking=True)
+        for entries in self._order().split(batches_per_chunk * self.batch_size):
+            rows = (entries % len(self.image_set)).to(self.device, non_blocking=True)
             originals = self.image_set.images.index_select(0, rows)
             chunk = {"image": self._normalise(self._augment(originals, entries))}
             if self.augment == "two-view":
@@ -76,27 +105,10 @@ class Loader:
             for parts in zip(*(tensor.split(self.batch_size) for tensor in chunk.values()), strict=True):
                 yield dict(zip(chunk, parts, strict=True))
 
-    def state_dict(self):
-        """The generator's state, from which `load_state_dict` makes the next epoch repeat itself bit for bit."""
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state):
-        """Continue from a `state_dict` taken between two epochs."""
-        self.generator.set_state(state["generator"])
-
     def _augment(self, images, entries):
-        """Augment the images of `entries`; for "weak+strong", an entry beyond the set's size is a strong view."""
         if self.augment == "none":
             return images
         if self.augment == "strong":
             return strong(images, self.generator, self.posterize_bits)
         images = weak(images, self.generator)
-        if self.augment == "weak+strong":
-            places = (entries >= len(self.image_set)).nonzero().flatten().to(images.device, non_blocking=True)
-            distorted = distort(images.index_select(0, places), self.generator, self.posterize_bits)
-            images.index_copy_(0, places, distorted)
-        return images
-
-    def _normalise(self, images):
-        images = images.float().div_(255).sub_(self._mean).div_(self._std)
-        return images.contiguous(memory_format=self.memory_format)
+        return self._distort_strong_views(images, entries) if self.augment == "weak+strong" else images

@@ -25,13 +25,15 @@ CFG.EXPERIMENT.TAG = "default"
 CFG.EXPERIMENT.SEED = 2021
 
 CFG.DATASET = CN()
-CFG.DATASET.TYPE = "cifar100"  # cifar100 | folder | synthetic
-CFG.DATASET.ROOT = "data"
-CFG.DATASET.IMAGE_SIZE = 32  # side in pixels, of `folder`
+CFG.DATASET.TYPE = "cifar100"  # cifar100 | imagenet | tiny_imagenet | folder | synthetic
+# Empty (ROOT, MEAN, STD) and 0: what the type of data says, in `mdistiller.dataset.DATASETS`
+CFG.DATASET.ROOT = ""
+CFG.DATASET.IMAGE_SIZE = 0  # side in pixels, of imagenet, tiny_imagenet and folder
+CFG.DATASET.MEAN = ()
+CFG.DATASET.STD = ()
+CFG.DATASET.NUM_CLASSES = 0  # of imagenet, where fewer than 1000 are meant; 0: 1000, or clearly fewer
 CFG.DATASET.AUGMENT = "weak"  # weak | strong | weak+strong | two-view
-CFG.DATASET.MEAN = (0.5071, 0.4867, 0.4408)
-CFG.DATASET.STD = (0.2675, 0.2565, 0.2761)
-CFG.DATASET.NUM_WORKERS = 2  # MDistiller's; sets that live on the device need no workers
+CFG.DATASET.NUM_WORKERS = 2  # processes that decode imagenet, at most one a core; other sets live on the device
 CFG.DATASET.TEST = CN()
 CFG.DATASET.TEST.BATCH_SIZE = 64
 CFG.DATASET.SYNTHETIC = CN()
@@ -374,6 +376,14 @@ def _are(check_one, count=None):
     return lambda values: len(values) == (count or len(values)) > 0 and all(map(check_one, values))
 
 
+def _are_colour(check_one):
+    """A check of a number for each colour channel, or none."""
+    return lambda values: (
+        len(values) == 0
+        or (_are(lambda value: isinstance(value, (int, float)), 3)(values) and all(map(check_one, values)))
+    )
+
+
 # What no run can do without: (keys, check, what was expected).
 CHECKS = (
     (
@@ -395,9 +405,13 @@ CHECKS = (
     ),
     ("SOLVER.MOMENTUM CRD.NCE.MOMENTUM", lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     ("VID.INIT_PRED_VAR", lambda value: 1e-3 < value < math.inf, "a number above 0.001"),
-    ("DATASET.IMAGE_SIZE", lambda value: _is_count(value) and value >= 8, "a whole number of at least 8 pixels"),
     (
-        "EXPERIMENT.SEED DATASET.SYNTHETIC.SEED FITNET.HINT_LAYER",
+        "DATASET.IMAGE_SIZE",
+        lambda value: value == 0 or (_is_count(value) and value >= 8),
+        "a whole number of at least 8 pixels, or 0",
+    ),
+    (
+        "EXPERIMENT.SEED DATASET.SYNTHETIC.SEED DATASET.NUM_CLASSES DATASET.NUM_WORKERS FITNET.HINT_LAYER",
         lambda value: isinstance(value, int) and 0 <= value < 2**63,
         "a whole number that is not negative",
     ),
@@ -411,8 +425,8 @@ CHECKS = (
     ("SDD.SCALES", _are(_is_count), 'whole numbers such as "[1,2,4]"'),
     ("FITNET.INPUT_SIZE VID.INPUT_SIZE", _are(_is_count, 2), 'height and width such as "[32,32]"'),
     ("OFD.CONNECTOR.KERNEL_SIZE", lambda value: _is_count(value) and value % 2, "an odd whole number"),
-    ("DATASET.MEAN", _are(lambda value: isinstance(value, (int, float)), 3), 'three numbers such as "[0.5,0.5,0.5]"'),
-    ("DATASET.STD", _are(_is_above_zero, 3), 'three numbers above 0 such as "[0.5,0.5,0.5]"'),
+    ("DATASET.MEAN", _are_colour(math.isfinite), 'three numbers such as "[0.5,0.5,0.5]"'),
+    ("DATASET.STD", _are_colour(_is_above_zero), 'three numbers above 0 such as "[0.5,0.5,0.5]"'),
     ("SOLVER.TYPE", lambda value: value == "SGD", "SGD"),
     ("SOLVER.TRAINER", lambda value: value in TRAINERS, f"one of {', '.join(TRAINERS)}"),
 )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mdistiller.dataset import IMAGENET_WNIDS
 from mdistiller.errors import UserError
 
 # Harmless types that published checkpoints keep beside their tensors: options and accuracies.
@@ -106,6 +107,25 @@ def _known_meta(meta) -> dict:
     return meta if math.isfinite(meta.get("top1", 0.0)) else {}
 
 
+def weights_classes(state_dict: dict, meta: dict) -> list[str] | None:
+    """Names of the classes that a classifier's weights score, in order, as far as they are known.
+
+    Known are those in `meta`; a file without, that scores 1000 classes, is taken for a published one of ImageNet.
+    """
+    classes = meta.get("dataset", {}).get("classes")
+    if classes is None and len(list(state_dict.values())[-1]) == len(IMAGENET_WNIDS):
+        classes = IMAGENET_WNIDS
+    return classes
+
+
+def rows_of(classes: list[str], known: list[str] | None) -> list[int] | None:
+    """Places of `classes` among the more classes `known`; None where they are not a part of them."""
+    if known is None or not set(classes) < set(known):
+        return None
+    row_of = {name: row for row, name in enumerate(known)}
+    return [row_of[name] for name in classes]
+
+
 def check_classes(meta: dict, classes: list[str], path) -> None:
     """Raise UserError where the weights at `path` say that they were trained on other classes than `classes`."""
     theirs = meta.get("dataset", {}).get("classes", classes)
@@ -129,13 +149,21 @@ def _without_prefixes(state_dict: dict) -> dict:
     return state_dict
 
 
-def load_weights(network: nn.Module, path, name: str) -> dict:
+def load_weights(network: nn.Module, path, name: str, classes: list[str] | None = None) -> dict:
     """Load the weight file `path` into `network`, called `name` in messages; returns the file's `meta`.
 
-    Raises UserError for the weights of another network or number of classes.
+    classes: those that `network` is to score. Of weights that score more classes, these among them, the classifier's
+    rows of these are taken, such as of published ImageNet weights for a part of ImageNet.
+    Raises UserError for the weights of another network, number of classes, or other classes.
     """
     state_dict, meta = read_weights(path)
     expected = network.state_dict()
+    if classes is not None:
+        rows = rows_of(classes, weights_classes(state_dict, meta))
+        if rows is None:
+            check_classes(meta, classes, path)
+        else:
+            state_dict |= {key: state_dict[key][rows] for key in list(state_dict)[-2:]}
     if state_dict.keys() != expected.keys():
         missing = [key for key in expected if key not in state_dict]
         surplus = [key for key in state_dict if key not in expected]

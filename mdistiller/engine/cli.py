@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdistiller import distillers, models
+from mdistiller.dataset import fill_defaults
 from mdistiller.errors import UserError, nearest
 
 from . import cfg as config
-from .benchmarks import Benchmark
+from .benchmarks import BENCHMARKS, Benchmark
 from .demo import run_demo
 from .experiment import PROJECT, find_teacher_weights, run_experiment, select_device
+from .pretrained import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
 from .tables import Evaluation, evaluate_files, find_students, format_table
 
+EVALUATED = (*BENCHMARKS, "tiny_imagenet")
 PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
 
 
@@ -71,7 +74,10 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments=None) -> None
         help="index, name, or path/to/file.py:ClassName of your own (default 0)",
     )
     parser.add_argument("--teacher_weights", metavar="FILE", help="the teacher's weights, in any published form")
-    parser.add_argument("--demo", action="store_true", help="teacher, student alone and distilled on synthetic images")
+    demo = PROJECT / "configs" / benchmark.models / "demo.yaml"
+    if demo.is_file():
+        parser.add_argument("--demo", action="store_true", help="all three trainings on small synthetic images")
+    parser.set_defaults(demo=False)
     flags = parser.parse(arguments)
     if flags.list:
         print_index({"student": benchmark.students, "teacher": benchmark.teachers, "distiller": benchmark.distillers})
@@ -79,14 +85,14 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments=None) -> None
     if flags.demo:
         if flags.cfg or flags.teacher_weights:
             raise UserError("--demo trains its own teacher by its own config; leave out --cfg and --teacher_weights")
-        flags.cfg = PROJECT / "configs" / benchmark.configs / "demo.yaml"
+        flags.cfg = demo
     device = select_device(flags.device)
     cfg = distillation_config(benchmark, flags)
     if flags.demo:
         run_demo(cfg, benchmark, device, utils)
         return
     if cfg.DISTILLER.TYPE != "NONE" and not cfg.DISTILLER.TEACHER_WEIGHTS:
-        cfg.DISTILLER.TEACHER_WEIGHTS = str(find_teacher_weights(cfg.DISTILLER.TEACHER, utils))
+        cfg.DISTILLER.TEACHER_WEIGHTS = str(find_teacher_weights(benchmark, cfg.DISTILLER.TEACHER, utils))
     run_experiment(cfg, benchmark, device, utils)
 
 
@@ -103,26 +109,48 @@ def training_main(benchmark: Benchmark, utils: Path, arguments=None) -> None:
     run_experiment(cfg, benchmark, device, utils, baseline=True)
 
 
-def evaluation_main(utils: Path, arguments=None) -> None:
-    """`test.py`: evaluate the students found below `utils`, or one weight file."""
+def evaluation_main(project: Path, arguments=None) -> None:
+    """`test.py`: evaluate the students found below `project`, or one weight file."""
     parser = Parser("Evaluate every distilled student, or one weight file. Writes nothing.")
+    parser.add_argument(
+        "--dataset", choices=EVALUATED, help="only this one's students; the data of a file without meta"
+    )
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to evaluate, in any published form")
-    parser.add_argument("--model", metavar="NAME", help="its network, where neither the file nor its name tells")
+    parser.add_argument("--model", metavar="NAME", help="the file's network; alone: pretrained, on ImageNet")
     flags = parser.parse(arguments)
-    if flags.model and not flags.checkpoint:
-        raise UserError(f"--model {flags.model} needs --checkpoint FILE, the weights to evaluate")
-    files = [Path(flags.checkpoint)] if flags.checkpoint else find_students(utils)
+    if flags.checkpoint:
+        files = [Path(flags.checkpoint)]
+    elif flags.model:
+        files = [pretrained_teacher(flags.model, flags.dataset)]
+    else:
+        files = find_students(project, flags.dataset)
     if not files:
         raise UserError(
-            f"no students in {utils / 'model_distillation_pth'}; distil one "
+            f"no students{f' on {flags.dataset}' if flags.dataset else ''} in {project}; distil one "
             "(python CIFAR-100/Utils/distillation_train.py --demo) or name a file with --checkpoint"
         )
-    results = evaluate_files(files, flags.model, flags.pairs, select_device(flags.device))
+    results = evaluate_files(files, flags.model, flags.dataset, flags.pairs, select_device(flags.device))
     if evaluations := [result for result in results if isinstance(result, Evaluation)]:
         print(format_table(evaluations))
     errors = [result for result in results if isinstance(result, UserError)]
     if errors:
         raise UserError("; ".join(map(str, errors)))
+
+
+def pretrained_teacher(name: str, dataset: str | None) -> Path:
+    """The pretrained weights of an ImageNet network, downloaded where they are missing."""
+    if dataset != "imagenet":
+        raise UserError(
+            f"--model {name} needs --checkpoint FILE, the weights to evaluate, or --dataset imagenet for its own"
+        )
+    name = models.canonical_name("imagenet", name)
+    path = pretrained_file(name)
+    if path is None:
+        raise UserError(
+            f"{name} has no pretrained weights (these do: {', '.join(TORCHVISION_NAMES)}); add --checkpoint"
+        )
+    fetch_pretrained(path, name)
+    return path
 
 
 def distillation_config(benchmark: Benchmark, flags):
@@ -167,7 +195,7 @@ def chosen_in_pairs(flags) -> dict:
 
 def find_preset(benchmark: Benchmark, method: str, teacher: str | None, student: str) -> Path:
     """The YAML of a method and pair, else of the method, else (a user's own method) of plain training."""
-    folder = PROJECT / "configs" / benchmark.configs
+    folder = PROJECT / "configs" / benchmark.models
     name = distillers.label_of(method)
     candidates = [folder / f"{name}-{teacher}-{student}.yaml", folder / f"{name}.yaml", folder / "Vanilla.yaml"]
     return next((path for path in candidates if path.is_file()), candidates[-1])
@@ -188,6 +216,7 @@ def finished(cfg, benchmark: Benchmark, flags):
     cfg.DISTILLER.TYPE = distillers.canonical_name(cfg.DISTILLER.TYPE)
     by_name = canonical_network(benchmark)
     cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER = by_name(cfg.DISTILLER.STUDENT), by_name(cfg.DISTILLER.TEACHER)
+    fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
     if cfg.DISTILLER.TEACHER_WEIGHTS:
         cfg.DISTILLER.TEACHER_WEIGHTS = str(Path(cfg.DISTILLER.TEACHER_WEIGHTS).resolve())

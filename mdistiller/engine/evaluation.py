@@ -27,15 +27,19 @@ def count_correct(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, batches) -> Result:
-    """Evaluate `network`, in eval mode, on `batches` of {"image", "target"}; its mode is restored."""
+def evaluate(network: nn.Module, batches, columns: torch.Tensor | None = None) -> Result:
+    """Evaluate `network`, in eval mode, on `batches` of {"image", "target"}; its mode is restored.
+
+    columns: int64 (classes of the data,), the logits' column of each class, where they are not the same.
+    """
     was_training = network.training
     network.eval()
     images, loss, correct = 0, 0.0, 0
     for batch in batches:
         logits = network(batch["image"])[0].float()
-        loss = loss + F.cross_entropy(logits, batch["target"], reduction="sum").double()
-        correct = correct + count_correct(logits, batch["target"])
+        target = batch["target"] if columns is None else columns[batch["target"]]
+        loss = loss + F.cross_entropy(logits, target, reduction="sum").double()
+        correct = correct + count_correct(logits, target)
         images += len(logits)
     network.train(was_training)
     top1, top5 = (100 * correct / images).tolist()

@@ -9,15 +9,16 @@ import torch
 import torchvision
 
 import mdistiller
-from mdistiller.dataset import build_data
+from mdistiller.dataset import build_data, fill_defaults
 from mdistiller.distillers import build_distiller, is_file_reference, label_of
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
 
 from . import cfg as config
 from .benchmarks import Benchmark
-from .checkpoint import check_classes, load_weights
+from .checkpoint import load_weights
 from .evaluation import Result
+from .pretrained import fetch_pretrained, pretrained_file
 from .runs import RunFiles, RunLog, create_run
 from .trainer import Trainer
 
@@ -39,18 +40,19 @@ def select_device(name: str | None) -> torch.device:
     return device
 
 
-def find_teacher_weights(name: str, utils: Path) -> Path:
-    """The first of the default places that holds weights of the teacher `name`.
+def find_teacher_weights(benchmark: Benchmark, name: str, utils: Path) -> Path:
+    """The first of the default places that holds weights of the teacher `name`, or that they can be downloaded to.
 
-    Raises UserError, listing the places and the command that trains one, where none does.
+    Raises UserError, listing the places and the command that trains one, where there is none.
     """
-    places = [
-        utils / "model_pth" / f"best_model_weights_{name}.pth",
-        PROJECT / "download_ckpts" / "cifar_teachers" / f"{name}_vanilla" / "ckpt_epoch_240.pth",
-    ]
+    places = [utils / "model_pth" / f"best_model_weights_{name}.pth"]
+    if benchmark.models == "cifar100":
+        places.append(PROJECT / "download_ckpts" / "cifar_teachers" / f"{name}_vanilla" / "ckpt_epoch_240.pth")
     for place in places:
         if place.is_file():
             return place
+    if benchmark.models == "imagenet" and (file := pretrained_file(name)):
+        return file
     raise UserError(
         f"no weights of the teacher {name}: looked for {' and '.join(map(str, places))}; "
         f"train it (python {utils.parent.name}/{utils.name}/train.py --selected_model {name}) "
@@ -73,8 +75,8 @@ def run_experiment(
     baseline: write to the folders of `train.py`, for networks without a teacher; subfolder: of the weights' folder.
     Everything a user can get wrong raises UserError before the run's folders are made.
     """
+    fill_defaults(cfg.DATASET)
     config.check(cfg)
-    config_text = config.dump(cfg)
     teacher_name, student_name = cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT
     has_teacher = cfg.DISTILLER.TYPE != "NONE"
     label = label_of(cfg.DISTILLER.TYPE)
@@ -84,12 +86,15 @@ def run_experiment(
     data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format)
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
+    # Its regressor must be made for maps of the size that training has.
+    cfg.FITNET.INPUT_SIZE = (data.image_size, data.image_size)
+    config_text = config.dump(cfg)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_model(benchmark.models, student_name, data.num_classes), None
     if has_teacher:
         teacher = build_model(benchmark.models, teacher_name, data.num_classes)
-        meta = load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
-        check_classes(meta, data.classes, cfg.DISTILLER.TEACHER_WEIGHTS)
+        fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
+        load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name, data.classes)
     distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(data.train.image_set))
     distiller = distiller.to(device, memory_format=memory_format)
     if hasattr(distiller, "set_targets"):
@@ -132,4 +137,6 @@ def run_experiment(
     with RunLog(files, config_text) as log:
         log.line("===== New Logging Session Started =====")
         log.line(f"Running main with student={student_name}, teacher={meta['teacher']}, distiller={label}")
+        if has_teacher:
+            log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
         return Trainer(cfg, distiller, data, files, log, meta).fit(), files

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from mdistiller.dataset import build_data
+from mdistiller.dataset import build_data, fill_defaults
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
 
 from . import cfg as config
-from .checkpoint import check_classes, load_weights, read_weights
+from .benchmarks import BENCHMARKS
+from .checkpoint import load_weights, read_weights, rows_of, weights_classes
 from .evaluation import Result, evaluate
 
 
@@ -26,10 +27,26 @@ class Evaluation:
     result: Result
 
 
-def find_students(utils: Path) -> list[Path]:
-    """The students below a Utils folder: each run's best and those under the published name."""
-    folders = [utils / "model_distillation_pth", utils / "SDD_model_pth"]
-    return [path for folder in folders for path in sorted(folder.rglob("*.pth")) if path.name != "last.pth"]
+def find_students(project: Path, dataset: str | None = None) -> list[Path]:
+    """The students below the scripts' folders in `project`: each run's best and those under the published name.
+
+    dataset: "cifar100" or "imagenet", the students of its scripts; "tiny_imagenet", of either, those trained on it.
+    """
+    benchmarks = [BENCHMARKS[dataset]] if dataset in BENCHMARKS else BENCHMARKS.values()
+    utils = [project / benchmark.folder / "Utils" for benchmark in benchmarks]
+    folders = [folder / name for folder in utils for name in ("model_distillation_pth", "SDD_model_pth")]
+    found = [path for folder in folders for path in sorted(folder.rglob("*.pth")) if path.name != "last.pth"]
+    if dataset == "tiny_imagenet":
+        found = [path for path in found if trained_on(path) == dataset]
+    return found
+
+
+def trained_on(path: Path) -> str | None:
+    """DATASET.TYPE that a weight file's `meta` names."""
+    try:
+        return read_weights(path)[1].get("dataset", {}).get("type")
+    except UserError:
+        return None
 
 
 def name_in_file(path: Path, models: str) -> str | None:
@@ -44,8 +61,10 @@ def name_in_file(path: Path, models: str) -> str | None:
     return None
 
 
-def evaluate_files(files, network: str | None, pairs: list[str], device) -> list[Evaluation | UserError]:
-    """Evaluate each weight file on the test images that its `meta` names, or the config, overridden by `pairs`.
+def evaluate_files(
+    files, network: str | None, dataset: str | None, pairs: list[str], device
+) -> list[Evaluation | UserError]:
+    """Evaluate each weight file on the test images that its `meta` names, else `dataset`'s, overridden by `pairs`.
 
     network: the name of the files' network, for files that do not tell. The error of a bad file takes its row's place.
     """
@@ -53,20 +72,23 @@ def evaluate_files(files, network: str | None, pairs: list[str], device) -> list
     results: list[Evaluation | UserError] = []
     for path in files:
         try:
-            results.append(_evaluate_file(Path(path), network, pairs, device, data_sets))
+            results.append(_evaluate_file(Path(path), network, dataset, pairs, device, data_sets))
         except UserError as error:
             results.append(error)
     return results
 
 
-def _evaluate_file(path, network, pairs, device, data_sets):
-    _, meta = read_weights(path)
+def _evaluate_file(path, network, dataset, pairs, device, data_sets):
+    state_dict, meta = read_weights(path)
     cfg = config.CFG.clone()
+    if dataset:
+        cfg.DATASET.TYPE = dataset
     source = f"the meta of {path}"
     config.merge(cfg, config.parse_yaml(meta.get("config", ""), source), source, allow_new_sections=True)
     config.merge_pairs(cfg, pairs)
+    fill_defaults(cfg.DATASET)
     config.check(cfg)
-    models = meta.get("models", "cifar100")
+    models = meta.get("models", "imagenet" if dataset == "imagenet" else "cifar100")
     name = network or meta.get("network") or name_in_file(path, models)
     if name is None:
         raise UserError(f"{path} does not tell its network; add --model with one of {', '.join(model_names(models))}")
@@ -76,9 +98,13 @@ def _evaluate_file(path, network, pairs, device, data_sets):
     if key not in data_sets:
         data_sets[key] = build_data(cfg, device, cfg.EXPERIMENT.SEED, splits=("test",))
     data = data_sets[key]
-    model = build_model(models, name, data.num_classes)
-    check_classes(load_weights(model, path, name), data.classes, path)
-    result = evaluate(model.to(device, memory_format=torch.channels_last), data.test)
+    # A network that scores more classes than the data has, these among them, is held to all that it scores.
+    known = weights_classes(state_dict, meta)
+    rows = rows_of(data.classes, known)
+    classes, columns = (data.classes, None) if rows is None else (known, torch.tensor(rows, device=device))
+    model = build_model(models, name, len(classes))
+    load_weights(model, path, name, classes)
+    result = evaluate(model.to(device, memory_format=torch.channels_last), data.test, columns)
     return Evaluation(path, meta.get("teacher", "-"), name, meta.get("distiller", "-"), result)
 
 

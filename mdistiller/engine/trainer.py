@@ -107,7 +107,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> tuple[Result, dict, float]:
         """One pass over the training set; returns its averages, those of each loss term, and its seconds."""
         self.distiller.train()
-        meter, started = Meter(self.data.train.image_set.images.device), time.monotonic()
+        meter, started = Meter(self.data.train.device), time.monotonic()
         with self.progress_bar(epoch) as bar:
             for batch in self.data.train:
                 logits, losses = self.forward(batch, meter, epoch)

@@ -12,6 +12,8 @@ def config(**dataset):
     synthetic = {"TRAIN_IMAGES": 90, "TEST_IMAGES": 50, "SEED": 0}
     defaults = {
         "TYPE": "synthetic",
+        "NUM_CLASSES": 0,
+        "NUM_WORKERS": 0,
         "ROOT": "data",
         "IMAGE_SIZE": 32,
         "AUGMENT": "weak+strong",
@@ -65,7 +67,7 @@ def test_a_folder_whose_splits_differ_is_refused(tmp_path, shared):
 
 
 def test_an_unknown_type_is_refused():
-    with pytest.raises(UserError, match=r"'mnist'.*cifar100, folder, synthetic"):
+    with pytest.raises(UserError, match=r"'mnist'.*cifar100, imagenet, tiny_imagenet, folder, synthetic"):
         build_data(config(TYPE="mnist"), "cpu", seed=0)
 
 

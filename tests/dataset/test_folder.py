@@ -150,7 +150,6 @@ def test_as_many_but_other_classes_are_named_on_both_sides(root):
 
 
 def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
-    from mdistiller.dataset.folder import _read_image
-
-    Image.fromarray(np.full((32, 32), 119 * 257, np.uint16)).save(tmp_path / "grey.png")
-    assert (_read_image(tmp_path / "grey.png", 32) == 119).all()
+    (tmp_path / "train/grey").mkdir(parents=True)
+    Image.fromarray(np.full((32, 32), 119 * 257, np.uint16)).save(tmp_path / "train/grey/grey.png")
+    assert (read_folder(tmp_path, "train").images == 119).all()

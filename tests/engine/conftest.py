@@ -15,16 +15,17 @@ TINY = (
 
 
 class Script:
-    """Runs a script's main function with the folder `utils` for its own; keeps what it printed."""
+    """Runs a script's main function with a benchmark's folder below `project` for its own; keeps what it printed."""
 
-    def __init__(self, utils):
-        self.utils = utils
+    def __init__(self, project, benchmark=CIFAR100):
+        self.benchmark, self.utils = benchmark, project / benchmark.folder / "Utils"
+        self.utils.mkdir(parents=True)
 
     def __call__(self, main, *arguments):
         self.out, self.err = io.StringIO(), io.StringIO()
-        benchmark = () if main is evaluation_main else (CIFAR100,)
+        context = (self.utils.parents[1],) if main is evaluation_main else (self.benchmark, self.utils)
         with contextlib.redirect_stdout(self.out), contextlib.redirect_stderr(self.err):
-            self.status = run_script(main, *benchmark, self.utils, list(map(str, arguments)))
+            self.status = run_script(main, *context, list(map(str, arguments)))
         self.out, self.err = self.out.getvalue(), self.err.getvalue()
         return self
 
@@ -37,6 +38,4 @@ class Script:
 
 @pytest.fixture
 def script(tmp_path):
-    utils = tmp_path / "CIFAR-100" / "Utils"
-    utils.mkdir(parents=True)
-    return Script(utils)
+    return Script(tmp_path)

@@ -342,7 +342,7 @@ def test_published_file_name_tells_the_network(script, shared, tmp_path):
         (["--cfg", "absent.yaml"], ["cannot read config absent.yaml"]),
         (["--teacher_weights", "absent.pth"], ["absent.pth", "No such file"]),
         (["--demo", "--cfg", "a.yaml"], ["--demo", "leave out"]),
-        (["DATASET.TYPE", "cifar"], ["cifar", "cifar100, folder, synthetic"]),
+        (["DATASET.TYPE", "cifar"], ["cifar", "cifar100, imagenet"]),
         (["DATASET.AUGMENT", "wild"], ["wild", "weak, strong, weak+strong"]),
         (["SOLVER.EPOCHS", "0"], ["SOLVER.EPOCHS is 0"]),
     ],

@@ -1,0 +1,197 @@
+"""Batches of image files that are too many or too large to hold, decoded by worker processes.
+
+Workers only decode, crop and resize, on uint8; batches are distorted and normalised on the training device. A worker
+draws nothing: it is sent the random numbers of its batch, so that their number changes nothing.
+"""
+
+import functools
+import math
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from mdistiller.dataset.augment import distort
+from mdistiller.dataset.images import read_image
+from mdistiller.dataset.loaders import BatchSource
+from mdistiller.errors import UserError
+
+CROP_AREA = (0.08, 1.0)  # of the image's
+CROP_RATIO = (3 / 4, 4 / 3)  # of width to height
+CROP_ATTEMPTS = 10
+DRAWS = 2 * CROP_ATTEMPTS + 3  # area and ratio an attempt, top, left, mirrored
+RESIZE_OVER_CROP = 256 / 224  # of the evaluation transform
+BATCHES_AHEAD = 2  # a worker
+
+
+class FileLoader(BatchSource):
+    """Batches of `ImageFiles`, as `BatchSource` describes, of `image_size` pixels a side.
+
+    Weak augmentation is a random crop of 8 to 100 % of the area and a mirror image (Szegedy et al., Going Deeper with
+    Convolutions, CVPR 2015); without augmentation the shorter side is scaled to 256/224 of `image_size`, and the centre
+    is cut out. Both equal torchvision's `RandomResizedCrop` and evaluation transform on uint8. workers: processes that
+    decode; 0: this one does. Each holds at most three batches.
+    """
+
+    def __init__(self, image_set, batch_size, mean, std, image_size, workers=0, **options):
+        super().__init__(image_set, batch_size, mean, std, **options)
+        self.image_size = image_size
+        workers = min(workers, available_cores())
+        self._decoded = DataLoader(
+            _Decoder(image_set.to("cpu"), image_size),
+            batch_size=None,  # the plan's entries are whole batches
+            sampler=_Plan(self),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=BATCHES_AHEAD if workers else None,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # keeps torch's own from being drawn from
+        )
+
+    def __iter__(self):
+        decoded = iter(self._decoded)
+        while (item := self._receive(decoded)) is not None:
+            entries, views = item
+            views = [view.to(self.device, non_blocking=True) for view in views]
+            rows = (entries % len(self.image_set)).to(self.device, non_blocking=True)
+            batch = {"image": self._normalise(self._distort(views[0], entries))}
+            if self.augment == "two-view":
+                batch["image_weak"] = batch["image"]
+                batch["image_strong"] = self._normalise(distort(views[1], self.generator, self.posterize_bits))
+            yield batch | {"target": self.image_set.targets[rows], "index": rows}
+
+    def _distort(self, images, entries):
+        if self.augment == "strong":
+            return distort(images, self.generator, self.posterize_bits)
+        return self._distort_strong_views(images, entries) if self.augment == "weak+strong" else images
+
+    @staticmethod
+    def _receive(decoded):
+        """The next decoded batch, or None. Raises `UserError` for a damaged file or a lost worker."""
+        try:
+            item = next(decoded, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a worker process that decodes images was killed, by lack of memory or of shared memory (/dev/shm; of "
+                "a container, --shm-size): type DATASET.NUM_WORKERS 0, or fewer workers, or give it more"
+            ) from error
+        if isinstance(item, str):
+            raise UserError(item)
+        return item
+
+
+def available_cores():
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Plan:
+    """One epoch's batches: entries (B,) and, where they are cropped at random, draws (views, B, DRAWS) in 0..1."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        loader = self.loader
+        order = loader._order()
+        if loader.augment == "none":
+            yield from ((entries, None) for entries in order.split(loader.batch_size))
+            return
+        # Workers read ahead, by how much depends on their number; the loader's generator must not move with them.
+        generator = torch.Generator().manual_seed(torch.randint(2**62, (), generator=loader.generator).item())
+        views = 2 if loader.augment == "two-view" else 1
+        for entries in order.split(loader.batch_size):
+            yield entries, torch.rand(views, len(entries), DRAWS, dtype=torch.float64, generator=generator)
+
+
+class _Decoder:
+    """From a batch of the plan to pixels, in whatever process."""
+
+    def __init__(self, image_files, image_size):
+        self.image_files, self.image_size = image_files, image_size
+
+    def __getitem__(self, batch):
+        """Entries and, a view, uint8 (B, 3, image_size, image_size) in channels-last; of a damaged file, the error."""
+        entries, draws = batch
+        try:
+            images = [decode(self.image_files.path(entry % len(self.image_files))) for entry in entries.tolist()]
+        except UserError as error:
+            return str(error)
+        if draws is None:
+            return entries, [torch.cat([centre_crop(image, self.image_size) for image in images])]
+        crop = functools.partial(random_resized_crop, size=self.image_size)
+        return entries, [
+            torch.cat([crop(image, draws=row) for image, row in zip(images, view, strict=True)])
+            for view in draws.tolist()
+        ]
+
+
+def decode(path):
+    """The image file `path` as uint8 (1, 3, H, W) in channels-last, equal to what PIL reads."""
+    from torchvision.io import ImageReadMode, decode_image, read_file  # torchvision takes seconds to import
+
+    try:
+        image = decode_image(read_file(os.fspath(path)), ImageReadMode.RGB)
+        if image.dtype == torch.uint8 and image.dim() == 3:
+            return image[None].contiguous(memory_format=torch.channels_last)
+    except RuntimeError:
+        pass  # a format that PIL alone knows, or damaged
+    pixels = torch.from_numpy(np.array(read_image(path)))
+    return pixels.permute(2, 0, 1)[None]
+
+
+def random_crop_box(height, width, draws):
+    """Top, left, height and width of a random crop, by the algorithm of torchvision's `RandomResizedCrop`.
+
+    draws: DRAWS numbers in 0..1. Where no attempt fits, the largest centre crop whose ratio is in CROP_RATIO.
+    """
+    low, high = map(math.log, CROP_RATIO)
+    for area_draw, ratio_draw in zip(draws[0 : 2 * CROP_ATTEMPTS : 2], draws[1 : 2 * CROP_ATTEMPTS : 2], strict=True):
+        area = height * width * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area_draw)
+        ratio = math.exp(low + (high - low) * ratio_draw)
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top_draw, left_draw = draws[-3:-1]
+            top, left = int((height - crop_height + 1) * top_draw), int((width - crop_width + 1) * left_draw)
+            return top, left, crop_height, crop_width
+    crop_height, crop_width = height, width
+    if width / height < CROP_RATIO[0]:
+        crop_height = round(width / CROP_RATIO[0])
+    elif width / height > CROP_RATIO[1]:
+        crop_width = round(height * CROP_RATIO[1])
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+def random_resized_crop(image, size, draws):
+    """A random crop of `image`, uint8 (1, 3, H, W), at `size` pixels a side, mirrored by chance; draws: DRAWS."""
+    top, left, height, width = random_crop_box(*image.shape[2:], draws)
+    image = resize(image[:, :, top : top + height, left : left + width], (size, size))
+    return image.flip(3) if draws[-1] < 0.5 else image
+
+
+def centre_crop(image, size):
+    """The centre of `image`, uint8 (1, 3, H, W), at `size` pixels a side, by torchvision's evaluation transform."""
+    height, width = image.shape[2:]
+    shorter = round(size * RESIZE_OVER_CROP)
+    if height < width:
+        height, width = shorter, int(shorter * width / height)
+    else:
+        height, width = int(shorter * height / width), shorter
+    image = resize(image, (height, width))
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[:, :, top : top + size, left : left + size]
+
+
+def resize(image, size):
+    """`image`, uint8 (1, 3, H, W), at `size` (height, width): bilinear, anti-aliased, rounded as torchvision does."""
+    image = image.contiguous(memory_format=torch.channels_last)  # torch has a faster way for it
+    if image.shape[2:] == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
