@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+PHOTOGRAPHS = 6
+
 
 @pytest.fixture(scope="session")
 def shared():
@@ -16,3 +18,14 @@ def shared():
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@pytest.fixture
+def photographs(shared, tmp_path):
+    """ROOT/train and ROOT/val with one photograph a class, of PHOTOGRAPHS classes; the class folders are links."""
+    source = shared / "data/imagenet_sample/val"
+    for split in ("train", "val"):
+        (tmp_path / "imagenet" / split).mkdir(parents=True)
+        for folder in sorted(source.iterdir())[:PHOTOGRAPHS]:
+            (tmp_path / "imagenet" / split / folder.name).symlink_to(folder)
+    return tmp_path / "imagenet"

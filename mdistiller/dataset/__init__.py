@@ -8,12 +8,22 @@ from mdistiller.dataset.cifar100 import read_cifar100
 from mdistiller.dataset.folder import check_same_classes, find_images, read_images
 from mdistiller.dataset.images import ImageFiles, ImageSet
 from mdistiller.dataset.loaders import AUGMENTATIONS, BatchSource, Loader
-from mdistiller.dataset.streaming import FileLoader
+from mdistiller.dataset.streaming import FileLoader, lost_worker
 from mdistiller.dataset.synthetic import draw_synthetic
 from mdistiller.dataset.wnids import IMAGENET_WNIDS
 from mdistiller.errors import UserError, nearest
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "IMAGENET_WNIDS", "Data", "ImageSet", "Loader", "build_data", "fill_defaults"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "IMAGENET_WNIDS",
+    "Data",
+    "ImageSet",
+    "Loader",
+    "build_data",
+    "fill_defaults",
+    "lost_worker",
+]
 
 CIFAR100_STATISTICS = {"MEAN": (0.5071, 0.4867, 0.4408), "STD": (0.2675, 0.2565, 0.2761)}
 IMAGENET_STATISTICS = {"MEAN": (0.485, 0.456, 0.406), "STD": (0.229, 0.224, 0.225)}

@@ -31,7 +31,7 @@ class FileLoader(BatchSource):
 
     Weak augmentation is a random crop of 8 to 100 % of the area and a mirror image (Szegedy et al., Going Deeper with
     Convolutions, CVPR 2015); without augmentation the shorter side is scaled to 256/224 of `image_size`, and the centre
-    is cut out. Both equal torchvision's `RandomResizedCrop` and evaluation transform on uint8. workers: processes that
+    is cut out. Both equal torchvision's transforms v2 on uint8. workers: processes that
     decode; 0: this one does. Each holds at most three batches.
     """
 
@@ -51,8 +51,9 @@ class FileLoader(BatchSource):
         )
 
     def __iter__(self):
-        decoded = iter(self._decoded)
-        while (item := self._receive(decoded)) is not None:
+        for item in self._decoded:
+            if isinstance(item, str):
+                raise UserError(item)
             entries, views = item
             views = [view.to(self.device, non_blocking=True) for view in views]
             rows = (entries % len(self.image_set)).to(self.device, non_blocking=True)
@@ -67,21 +68,18 @@ class FileLoader(BatchSource):
             return distort(images, self.generator, self.posterize_bits)
         return self._distort_strong_views(images, entries) if self.augment == "weak+strong" else images
 
-    @staticmethod
-    def _receive(decoded):
-        """The next decoded batch, or None. Raises `UserError` for a damaged file or a lost worker."""
-        try:
-            item = next(decoded, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                "a worker process that decodes images was killed, by lack of memory or of shared memory (/dev/shm; of "
-                "a container, --shm-size): type DATASET.NUM_WORKERS 0, or fewer workers, or give it more"
-            ) from error
-        if isinstance(item, str):
-            raise UserError(item)
-        return item
+
+def lost_worker(error):
+    """The `UserError` that says what the RuntimeError `error` of a killed worker means; None for another error.
+
+    PyTorch raises it when the process dies, in whatever the main thread happens to be doing.
+    """
+    if "DataLoader worker" not in str(error):
+        return None
+    return UserError(
+        "a process that decodes images was killed, by lack of memory or of shared memory (/dev/shm; a container's "
+        "--shm-size); type DATASET.NUM_WORKERS 0, or fewer workers, or give it more"
+    )
 
 
 def available_cores():
@@ -135,14 +133,14 @@ class _Decoder:
 
 def decode(path):
     """The image file `path` as uint8 (1, 3, H, W) in channels-last, equal to what PIL reads."""
-    from torchvision.io import ImageReadMode, decode_image, read_file  # torchvision takes seconds to import
-
     try:
+        from torchvision.io import ImageReadMode, decode_image, read_file  # torchvision takes seconds to import
+
         image = decode_image(read_file(os.fspath(path)), ImageReadMode.RGB)
         if image.dtype == torch.uint8 and image.dim() == 3:
             return image[None].contiguous(memory_format=torch.channels_last)
-    except RuntimeError:
-        pass  # a format that PIL alone knows, or damaged
+    except (ImportError, RuntimeError):
+        pass  # a torchvision that left decoding to others, a format that PIL alone knows, or a damaged file
     pixels = torch.from_numpy(np.array(read_image(path)))
     return pixels.permute(2, 0, 1)[None]
 
@@ -190,7 +188,7 @@ def centre_crop(image, size):
 
 
 def resize(image, size):
-    """`image`, uint8 (1, 3, H, W), at `size` (height, width): bilinear, anti-aliased, rounded as torchvision does."""
+    """`image`, uint8 (1, 3, H, W), at `size` (height, width): bilinear, anti-aliased."""
     image = image.contiguous(memory_format=torch.channels_last)  # torch has a faster way for it
     if image.shape[2:] == size:
         return image

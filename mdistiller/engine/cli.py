@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdistiller import distillers, models
-from mdistiller.dataset import fill_defaults
+from mdistiller.dataset import fill_defaults, lost_worker
 from mdistiller.errors import UserError, nearest
 
 from . import cfg as config
@@ -54,7 +54,10 @@ def run_script(main, *arguments) -> int:
     """Exit status of `main(*arguments)`: 2, and one line on stderr, for bad input."""
     try:
         main(*arguments)
-    except UserError as error:
+    except (UserError, RuntimeError) as error:
+        error = error if isinstance(error, UserError) else lost_worker(error)
+        if error is None:
+            raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
