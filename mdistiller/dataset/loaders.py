@@ -85,8 +85,14 @@ class BatchSource:
         return images.index_copy_(0, places, distorted)
 
     def _normalise(self, images):
-        images = images.float().div_(255).sub_(self._mean).div_(self._std)
-        return images.contiguous(memory_format=self.memory_format)
+        # The layout changes while a pixel is a byte, and statistics as large as an image spare the CPU a broadcast.
+        images = images.contiguous(memory_format=self.memory_format).float().div_(255)
+        if self._mean.shape != images.shape[1:]:
+            self._mean, self._std = (
+                values[:, :1, :1].expand(images.shape[1:])[None].contiguous(memory_format=self.memory_format)[0]
+                for values in (self._mean, self._std)
+            )
+        return images.sub_(self._mean).div_(self._std)
 
 
 class Loader(BatchSource):
