@@ -1,6 +1,8 @@
 """Data: what a config names, as loaders of augmented and normalised batches on the training device."""
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -39,6 +41,7 @@ DATASETS = {
 }
 
 IMAGENET_POSTERIZE_BITS = (4, 8)  # of the strong views; CIFAR's recipe keeps one bit
+SHARE_OF_MEMORY = 0.5  # that a data set may take
 MISSING_BY_MISTAKE = 10  # classes: ImageNet with up to so many fewer is taken for incomplete
 
 
@@ -52,6 +55,7 @@ class Data:
     image_size: int
     mean: tuple
     std: tuple
+    note: str = ""  # what a user should know of how the data is held
 
     @property
     def num_classes(self):
@@ -81,7 +85,7 @@ def build_data(cfg, device, seed, splits=("train", "test"), memory_format=torch.
     """
     dataset = cfg.DATASET.clone()
     fill_defaults(dataset)
-    sets = _find(dataset, splits)
+    sets, note = _find(dataset, splits, device)
     sets = {split: image_set.to(device) for split, image_set in sets.items()}
     statistics = tuple(dataset.MEAN), tuple(dataset.STD)
     train = test = None
@@ -90,24 +94,43 @@ def build_data(cfg, device, seed, splits=("train", "test"), memory_format=torch.
         train = _loader(sets["train"], cfg.SOLVER.BATCH_SIZE, *statistics, dataset, memory_format, **options)
     if "test" in sets:
         test = _loader(sets["test"], dataset.TEST.BATCH_SIZE, *statistics, dataset, memory_format)
-    return Data(train, test, next(iter(sets.values())).classes, dataset.IMAGE_SIZE, *statistics)
+    return Data(train, test, next(iter(sets.values())).classes, dataset.IMAGE_SIZE, *statistics, note)
 
 
-def _find(dataset, splits):
-    """The `ImageSet` (in host memory) or `ImageFiles` of each split."""
+def _find(dataset, splits, device):
+    """The `ImageSet` (in host memory) or `ImageFiles` of each split, and a note on them."""
     if dataset.TYPE == "cifar100":
-        return {split: read_cifar100(dataset.ROOT, split) for split in splits}
+        return {split: read_cifar100(dataset.ROOT, split) for split in splits}, ""
     if dataset.TYPE == "synthetic":
         synthetic = dataset.SYNTHETIC
         counts = {"train": synthetic.TRAIN_IMAGES, "test": synthetic.TEST_IMAGES}
-        return {split: draw_synthetic(counts[split], synthetic.SEED, split) for split in splits}
+        return {split: draw_synthetic(counts[split], synthetic.SEED, split) for split in splits}, ""
     files = {split: find_images(dataset.ROOT, split) for split in splits}
     if len(files) == 2:
         check_same_classes(files["train"], files["test"], dataset.ROOT)
     if dataset.TYPE == "imagenet":
         _check_complete(next(iter(files.values())).classes, dataset)
-        return files
-    return {split: read_images(found, dataset.IMAGE_SIZE) for split, found in files.items()}
+        return files, ""
+    size, available = sum(map(len, files.values())) * 3 * dataset.IMAGE_SIZE**2, available_memory(device)
+    if size > SHARE_OF_MEMORY * available:
+        needed, free = (f"{value / 2**30:.1f} GiB" for value in (size, available))
+        return files, (
+            f"The images need {needed} and {device} has {free} free: read from their files by DATASET.NUM_WORKERS "
+            f"{dataset.NUM_WORKERS} processes in every epoch"
+        )
+    return {split: read_images(found, dataset.IMAGE_SIZE) for split, found in files.items()}, ""
+
+
+def available_memory(device):
+    """Bytes that a data set may take on `device`."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # a system that does not tell
+        return math.inf
 
 
 def _check_complete(classes, dataset):
@@ -127,5 +150,9 @@ def _check_complete(classes, dataset):
 def _loader(image_set, batch_size, mean, std, dataset, memory_format, **options):
     if not isinstance(image_set, ImageFiles):
         return Loader(image_set, batch_size, mean, std, memory_format=memory_format, **options)
-    options |= {"memory_format": memory_format, "posterize_bits": IMAGENET_POSTERIZE_BITS}
+    options["memory_format"] = memory_format
+    if dataset.TYPE == "imagenet":
+        options["posterize_bits"] = IMAGENET_POSTERIZE_BITS
+    else:
+        options["small"] = True
     return FileLoader(image_set, batch_size, mean, std, dataset.IMAGE_SIZE, dataset.NUM_WORKERS, **options)

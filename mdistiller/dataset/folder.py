@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from mdistiller.dataset.images import ImageFiles, ImageSet, read_image
+from mdistiller.dataset.images import ImageFiles, ImageSet, read_small
 from mdistiller.dataset.labels import read_flat_labels
 from mdistiller.errors import UserError
 
@@ -57,20 +56,16 @@ def find_images(root, split):
 
 
 def read_images(files, image_size):
-    """Read `ImageFiles` into memory.
+    """Read `ImageFiles` into memory, each by `read_small`.
 
-    An image of another size is scaled (bilinear, anti-aliased) until its shorter side is `image_size`, then its centre
-    square is kept. Returns an `ImageSet` of uint8 (N, 3, image_size, image_size). Raises `UserError`, naming the file,
-    when one cannot be read.
+    Returns an `ImageSet` of uint8 (N, 3, image_size, image_size). Raises `UserError`, naming the file, when one cannot
+    be read.
     """
     images = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
 
     def read(rows):
         for row in rows:
-            image = read_image(files.path(row))
-            if image.size != (image_size, image_size):
-                image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
-            images[row] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            images[row] = read_small(files.path(row), image_size)
         return len(rows)
 
     blocks = [range(start, min(start + BLOCK, len(files))) for start in range(0, len(files), BLOCK)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mdistiller.errors import UserError
 
@@ -65,3 +65,15 @@ def read_image(path):
         raise UserError(
             f"cannot read image {path} ({error}): expected a whole image file; replace it or remove it"
         ) from error
+
+
+def read_small(path, image_size):
+    """The image file `path` as uint8 (3, image_size, image_size).
+
+    An image of another size is scaled (bilinear, anti-aliased) until its shorter side is `image_size`, then its centre
+    square is kept. Raises `UserError`, naming the file, where it cannot be read.
+    """
+    image = read_image(path)
+    if image.size != (image_size, image_size):
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

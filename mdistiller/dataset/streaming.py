@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from mdistiller.dataset.augment import distort
-from mdistiller.dataset.images import read_image
+from mdistiller.dataset.images import read_image, read_small
 from mdistiller.dataset.loaders import BatchSource
 from mdistiller.errors import UserError
 
@@ -29,18 +28,19 @@ BATCHES_AHEAD = 2  # a worker
 class FileLoader(BatchSource):
     """Batches of `ImageFiles`, as `BatchSource` describes, of `image_size` pixels a side.
 
-    Weak augmentation is a random crop of 8 to 100 % of the area and a mirror image (Szegedy et al., Going Deeper with
-    Convolutions, CVPR 2015); without augmentation the shorter side is scaled to 256/224 of `image_size`, and the centre
-    is cut out. Both equal torchvision's transforms v2 on uint8. workers: processes that
-    decode; 0: this one does. Each holds at most three batches.
+    As ImageNet's recipe has it, weak augmentation is a random crop of 8 to 100 % of the area and a mirror (Szegedy
+    et al., Going Deeper with Convolutions, CVPR 2015); without augmentation the shorter side is scaled to 256/224 of
+    `image_size`, and the centre is cut out. Both equal torchvision's transforms v2 on uint8. With `small` images are
+    prepared and augmented as those of a `Loader`, for sets of small images that do not fit into memory.
+    workers: processes that decode, at most one a core; 0: this one does. Each holds at most three batches.
     """
 
-    def __init__(self, image_set, batch_size, mean, std, image_size, workers=0, **options):
+    def __init__(self, image_set, batch_size, mean, std, image_size, workers=0, small=False, **options):
         super().__init__(image_set, batch_size, mean, std, **options)
-        self.image_size = image_size
+        self.image_size, self.small = image_size, small
         workers = min(workers, available_cores())
         self._decoded = DataLoader(
-            _Decoder(image_set.to("cpu"), image_size),
+            _Decoder(image_set.to("cpu"), image_size, small),
             batch_size=None,  # the plan's entries are whole batches
             sampler=_Plan(self),
             num_workers=workers,
@@ -55,18 +55,10 @@ class FileLoader(BatchSource):
             if isinstance(item, str):
                 raise UserError(item)
             entries, views = item
-            views = [view.to(self.device, non_blocking=True) for view in views]
-            rows = (entries % len(self.image_set)).to(self.device, non_blocking=True)
-            batch = {"image": self._normalise(self._distort(views[0], entries))}
-            if self.augment == "two-view":
-                batch["image_weak"] = batch["image"]
-                batch["image_strong"] = self._normalise(distort(views[1], self.generator, self.posterize_bits))
-            yield batch | {"target": self.image_set.targets[rows], "index": rows}
+            yield self._batch(entries, *(view.to(self.device, non_blocking=True) for view in views))
 
-    def _distort(self, images, entries):
-        if self.augment == "strong":
-            return distort(images, self.generator, self.posterize_bits)
-        return self._distort_strong_views(images, entries) if self.augment == "weak+strong" else images
+    def _crop(self, images):
+        return super()._crop(images) if self.small else images  # workers have cropped them
 
 
 def lost_worker(error):
@@ -99,7 +91,7 @@ class _Plan:
     def __iter__(self):
         loader = self.loader
         order = loader._order()
-        if loader.augment == "none":
+        if loader.augment == "none" or loader.small:
             yield from ((entries, None) for entries in order.split(loader.batch_size))
             return
         # Workers read ahead, by how much depends on their number; the loader's generator must not move with them.
@@ -112,14 +104,17 @@ class _Plan:
 class _Decoder:
     """From a batch of the plan to pixels, in whatever process."""
 
-    def __init__(self, image_files, image_size):
-        self.image_files, self.image_size = image_files, image_size
+    def __init__(self, image_files, image_size, small):
+        self.image_files, self.image_size, self.small = image_files, image_size, small
 
     def __getitem__(self, batch):
-        """Entries and, a view, uint8 (B, 3, image_size, image_size) in channels-last; of a damaged file, the error."""
+        """Entries and, a view, uint8 (B, 3, image_size, image_size); of a damaged file, the error as text."""
         entries, draws = batch
+        paths = [self.image_files.path(entry % len(self.image_files)) for entry in entries.tolist()]
         try:
-            images = [decode(self.image_files.path(entry % len(self.image_files))) for entry in entries.tolist()]
+            if self.small:
+                return entries, [torch.stack([read_small(path, self.image_size) for path in paths])]
+            images = [decode(path) for path in paths]
         except UserError as error:
             return str(error)
         if draws is None:

@@ -71,12 +71,15 @@ class MLKD(LogitDistiller):
         }
 
     def forward_train(self, image, target, **kwargs):
-        logits_weak, losses = super().forward_train(image, target, **kwargs)
-        if self.has_two_views:
-            logits_student, _ = self.student(kwargs["image_strong"])
-            with torch.no_grad():
-                logits_teacher, _ = self.teacher(kwargs["image_strong"])
-            losses["loss_ce"] = losses["loss_ce"] + self.ce_weight * cross_entropy(logits_student, target)
-            strong = self.over_temperatures(kd_loss, *self.logits_to_compare(logits_student, logits_teacher))
-            losses["loss_kd"] = losses["loss_kd"] + strong
-        return logits_weak, losses
+        if not self.has_two_views:
+            return super().forward_train(image, target, **kwargs)
+        views = image, kwargs["image_strong"]
+        logits_weak, logits_strong = (self.student(view)[0] for view in views)
+        with torch.no_grad():
+            teacher_weak, teacher_strong = self.teacher(torch.cat(views))[0].chunk(2)
+        losses = self.losses(logits_weak, teacher_weak, target, **kwargs)
+        strong = self.over_temperatures(kd_loss, *self.logits_to_compare(logits_strong, teacher_strong))
+        return logits_weak, losses | {
+            "loss_ce": losses["loss_ce"] + self.ce_weight * cross_entropy(logits_strong, target),
+            "loss_kd": losses["loss_kd"] + strong,
+        }

@@ -41,5 +41,9 @@ class LogitDistiller(Distiller):
         logits_student, _ = self.student(image)
         with torch.no_grad():
             logits_teacher, _ = self.teacher(image)
+        return logits_student, self.losses(logits_student, logits_teacher, target, **kwargs)
+
+    def losses(self, logits_student, logits_teacher, target, **kwargs) -> dict:
+        """The cross-entropy and the distillation losses, by name; arguments as of `distillation_losses`."""
         losses = self.distillation_losses(*self.logits_to_compare(logits_student, logits_teacher), target, **kwargs)
-        return logits_student, {"loss_ce": self.ce_weight * cross_entropy(logits_student, target), **losses}
+        return {"loss_ce": self.ce_weight * cross_entropy(logits_student, target), **losses}

@@ -14,6 +14,7 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.errors import UserError, nearest
 
+from .acceleration import AMP_TYPES
 from .optimizers import TRAINERS
 
 CFG = CN()
@@ -58,6 +59,9 @@ CFG.SOLVER.LR_DECAY_RATE = 0.1
 CFG.SOLVER.WEIGHT_DECAY = 0.0001
 CFG.SOLVER.MOMENTUM = 0.9
 CFG.SOLVER.TYPE = "SGD"
+CFG.SOLVER.AMP = "none"  # none | bf16 | fp16: precision of the networks in training
+CFG.SOLVER.CHANNELS_LAST = True  # layout of images and weights; a method of MDistiller's own needs the other
+CFG.SOLVER.COMPILE = False  # the networks, by torch.compile
 CFG.SOLVER.DOT = CN()
 CFG.SOLVER.DOT.DELTA = 0.075
 
@@ -428,6 +432,7 @@ CHECKS = (
     ("DATASET.MEAN", _are_colour(math.isfinite), 'three numbers such as "[0.5,0.5,0.5]"'),
     ("DATASET.STD", _are_colour(_is_above_zero), 'three numbers above 0 such as "[0.5,0.5,0.5]"'),
     ("SOLVER.TYPE", lambda value: value == "SGD", "SGD"),
+    ("SOLVER.AMP", lambda value: value in AMP_TYPES, f"one of {', '.join(AMP_TYPES)}"),
     ("SOLVER.TRAINER", lambda value: value in TRAINERS, f"one of {', '.join(TRAINERS)}"),
 )
 

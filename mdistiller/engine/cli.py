@@ -11,6 +11,7 @@ from mdistiller.dataset import fill_defaults, lost_worker
 from mdistiller.errors import UserError, nearest
 
 from . import cfg as config
+from .acceleration import fastest_settings
 from .benchmarks import BENCHMARKS, Benchmark
 from .demo import run_demo
 from .experiment import PROJECT, find_teacher_weights, run_experiment, select_device
@@ -47,6 +48,9 @@ class TrainingParser(Parser):
         super().__init__(description)
         self.add_argument("--list", action="store_true", help="print the indices and names, and stop")
         self.add_argument("--cfg", metavar="FILE", help="YAML config, MDistiller's too, in place of the preset")
+        self.add_argument(
+            "--fast", action="store_true", help="the fastest precision and compilation that the device has"
+        )
         self.add_argument("--seed", type=int, help="seed of everything random (default: EXPERIMENT.SEED, 2021)")
 
 
@@ -90,7 +94,7 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments=None) -> None
             raise UserError("--demo trains its own teacher by its own config; leave out --cfg and --teacher_weights")
         flags.cfg = demo
     device = select_device(flags.device)
-    cfg = distillation_config(benchmark, flags)
+    cfg = distillation_config(benchmark, flags, device)
     if flags.demo:
         run_demo(cfg, benchmark, device, utils)
         return
@@ -108,7 +112,7 @@ def training_main(benchmark: Benchmark, utils: Path, arguments=None) -> None:
         print_index({"model": benchmark.students})
         return
     device = select_device(flags.device)
-    cfg = baseline_config(benchmark, flags)
+    cfg = baseline_config(benchmark, flags, device)
     run_experiment(cfg, benchmark, device, utils, baseline=True)
 
 
@@ -156,7 +160,7 @@ def pretrained_teacher(name: str, dataset: str | None) -> Path:
     return path
 
 
-def distillation_config(benchmark: Benchmark, flags):
+def distillation_config(benchmark: Benchmark, flags, device):
     """The config of a distillation run: defaults, preset or --cfg, flags, KEY VALUE pairs, in that order."""
     given = chosen_in_file(flags) | chosen_in_pairs(flags)
     by_name, by_method = canonical_network(benchmark), distillers.canonical_name
@@ -167,10 +171,10 @@ def distillation_config(benchmark: Benchmark, flags):
     cfg.DISTILLER.TYPE, cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER = method, student, teacher
     if flags.teacher_weights:
         cfg.DISTILLER.TEACHER_WEIGHTS = flags.teacher_weights
-    return finished(cfg, benchmark, flags)
+    return finished(cfg, benchmark, flags, device)
 
 
-def baseline_config(benchmark: Benchmark, flags):
+def baseline_config(benchmark: Benchmark, flags, device):
     """The config of plain training of one network, by the same order of precedence."""
     given = chosen_in_file(flags) | chosen_in_pairs(flags)
     network = pick(
@@ -178,7 +182,7 @@ def baseline_config(benchmark: Benchmark, flags):
     )
     cfg = merged_config(flags, find_preset(benchmark, "NONE", None, network))
     cfg.DISTILLER.STUDENT = network
-    cfg = finished(cfg, benchmark, flags)
+    cfg = finished(cfg, benchmark, flags, device)
     cfg.DISTILLER.TYPE = "NONE"
     return cfg
 
@@ -211,10 +215,12 @@ def merged_config(flags, preset: Path, allow_new_sections: bool = False):
     return cfg
 
 
-def finished(cfg, benchmark: Benchmark, flags):
+def finished(cfg, benchmark: Benchmark, flags, device):
     """Add the last overrides to `cfg`; make names canonical and paths absolute."""
     if flags.seed is not None:
         cfg.EXPERIMENT.SEED = flags.seed
+    if flags.fast:
+        cfg.SOLVER.update(fastest_settings(device))
     config.merge_pairs(cfg, flags.pairs, distillers.is_file_reference(cfg.DISTILLER.TYPE))
     cfg.DISTILLER.TYPE = distillers.canonical_name(cfg.DISTILLER.TYPE)
     by_name = canonical_network(benchmark)

@@ -15,6 +15,7 @@ from mdistiller.errors import UserError
 from mdistiller.models import build_model
 
 from . import cfg as config
+from .acceleration import compile_networks
 from .benchmarks import Benchmark
 from .checkpoint import load_weights
 from .evaluation import Result
@@ -82,7 +83,7 @@ def run_experiment(
     label = label_of(cfg.DISTILLER.TYPE)
     # MDistiller's files call `.view` on feature maps, which needs them contiguous; elsewhere channels-last is faster.
     is_file = is_file_reference(cfg.DISTILLER.TYPE)
-    memory_format = torch.contiguous_format if is_file else torch.channels_last
+    memory_format = torch.channels_last if cfg.SOLVER.CHANNELS_LAST and not is_file else torch.contiguous_format
     data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format)
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
@@ -99,6 +100,8 @@ def run_experiment(
     distiller = distiller.to(device, memory_format=memory_format)
     if hasattr(distiller, "set_targets"):
         distiller.set_targets(data.train.image_set.targets)
+    if cfg.SOLVER.COMPILE:
+        compile_networks(distiller, device)
 
     if baseline:
         log_folder, weights_folder, title, published = "model_train_log", "model_pth", student_name, student_name
@@ -137,6 +140,8 @@ def run_experiment(
     with RunLog(files, config_text) as log:
         log.line("===== New Logging Session Started =====")
         log.line(f"Running main with student={student_name}, teacher={meta['teacher']}, distiller={label}")
+        if data.note:
+            log.line(data.note)
         if has_teacher:
             log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
         return Trainer(cfg, distiller, data, files, log, meta).fit(), files

@@ -11,10 +11,17 @@ TASK_LOSS = "loss_ce"
 class SGD(torch.optim.SGD):
     """Stochastic gradient descent with momentum, on the sum of the losses."""
 
-    def minimise(self, losses: dict) -> None:
+    def minimise(self, losses: dict, scaler: torch.amp.GradScaler | None = None) -> None:
+        """One step. losses: {name: scalar}; scaler: for gradients in fp16."""
         self.zero_grad()
-        sum(losses.values()).backward()
-        self.step()
+        loss = sum(losses.values())
+        if scaler is None:
+            loss.backward()
+            self.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(self)
+            scaler.update()
 
 
 class DOT(torch.optim.Optimizer):
@@ -27,8 +34,8 @@ class DOT(torch.optim.Optimizer):
     def __init__(self, parameters, lr: float, momentum: float, weight_decay: float, delta: float):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "delta": delta})
 
-    def minimise(self, losses: dict) -> None:
-        """One step. losses: {name: scalar}, `loss_ce` among them."""
+    def minimise(self, losses: dict, scaler: None = None) -> None:
+        """One step. losses: {name: scalar}, `loss_ce` among them; two losses cannot share a scaler."""
         if TASK_LOSS not in losses:
             raise UserError(f"SOLVER.TRAINER dot needs a loss called {TASK_LOSS!r}, not only {', '.join(losses)}")
         self.zero_grad()
@@ -66,4 +73,5 @@ def build_optimizer(solver, parameters):
     """The optimiser that SOLVER.TRAINER names, by the rest of `solver`."""
     if solver.TRAINER in ("dot", "crd_dot"):
         return DOT(parameters, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY, solver.DOT.DELTA)
-    return SGD(parameters, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY)
+    # Fused: one kernel for all parameters, which also skips a step of fp16 without asking the device.
+    return SGD(parameters, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, fused=True)

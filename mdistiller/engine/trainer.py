@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mdistiller.distillers import is_file_reference
 from mdistiller.errors import UserError
 
+from .acceleration import autocast, begin_step, gradient_scaler, set_backends
 from .checkpoint import save_checkpoint
 from .evaluation import Result, count_correct, evaluate
 from .optimizers import build_optimizer
@@ -82,6 +83,8 @@ class Trainer:
 
     def __init__(self, cfg, distiller: nn.Module, data, files: RunFiles, log: RunLog, meta: dict):
         self.cfg, self.distiller, self.data, self.files, self.log, self.meta = cfg, distiller, data, files, log, meta
+        self.device = data.train.device
+        self.scaler = gradient_scaler(cfg.SOLVER, self.device)
         self.optimizer = build_optimizer(cfg.SOLVER, distiller.get_learnable_parameters())
         self.keywords = accepted_keywords(distiller.forward_train)
         self.best, self.best_epoch = None, 0
@@ -89,6 +92,7 @@ class Trainer:
     def fit(self) -> Result:
         """Run all epochs; returns the best student's result. Raises UserError where a loss is no longer finite."""
         started, epochs = time.monotonic(), self.cfg.SOLVER.EPOCHS
+        set_backends(self.cfg.SOLVER)
         for epoch in range(1, epochs + 1):
             self.log.line(f"Epoch: {epoch} / {epochs}")
             for group in self.optimizer.param_groups:
@@ -107,11 +111,11 @@ class Trainer:
     def train_epoch(self, epoch: int) -> tuple[Result, dict, float]:
         """One pass over the training set; returns its averages, those of each loss term, and its seconds."""
         self.distiller.train()
-        meter, started = Meter(self.data.train.device), time.monotonic()
+        meter, started = Meter(self.device), time.monotonic()
         with self.progress_bar(epoch) as bar:
             for batch in self.data.train:
                 logits, losses = self.forward(batch, meter, epoch)
-                self.optimizer.minimise(losses)
+                self.optimizer.minimise(losses, self.scaler)
                 meter.update(losses, logits, batch["target"])
                 self.show(bar, meter, epoch)
         train, terms = self.read(meter, epoch)
@@ -122,8 +126,10 @@ class Trainer:
         keywords = batch | {"epoch": epoch}
         if self.keywords is not None:
             keywords = {name: value for name, value in keywords.items() if name in self.keywords}
+        begin_step(self.device, self.cfg.SOLVER)
         try:
-            logits, losses = self.distiller(**keywords)
+            with autocast(self.cfg.SOLVER, self.device):
+                logits, losses = self.distiller(**keywords)
         except torch.linalg.LinAlgError as error:  # of weights that are no longer finite, more likely than not
             if meter.steps:
                 self.read(meter, epoch)
@@ -188,6 +194,7 @@ class Trainer:
         return {
             "distiller": {k: v for k, v in self.distiller.state_dict().items() if not k.startswith(left_out)},
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
             "loader": self.data.train.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -2,7 +2,8 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from mdistiller.dataset import build_data
+import mdistiller.dataset
+from mdistiller.dataset import available_memory, build_data
 from mdistiller.errors import UserError
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -74,3 +75,19 @@ def test_an_unknown_type_is_refused():
 def test_an_unknown_augmentation_is_refused():
     with pytest.raises(UserError, match=r"'heavy'.*none, weak, strong, weak\+strong"):
         build_data(config(AUGMENT="heavy"), "cpu", seed=0)
+
+
+def test_a_set_that_does_not_fit_is_read_from_its_files_and_says_so(shared, monkeypatch):
+    sample = config(TYPE="folder", ROOT=str(shared / "data/cifar100_sample"), AUGMENT="two-view")
+    sample.SOLVER.BATCH_SIZE = 2000  # one batch: the loaders draw for a batch, or for a chunk of them, at a time
+    held = build_data(sample, "cpu", seed=0)
+    monkeypatch.setattr(mdistiller.dataset, "available_memory", lambda device: 2**20)
+    streamed = build_data(sample, "cpu", seed=0)
+    assert held.note == "" and "0.0 GiB free" in streamed.note and type(streamed.train).__name__ == "FileLoader"
+    for split in ("train", "test"):
+        expected, got = (next(iter(getattr(data, split))) for data in (held, streamed))
+        assert expected.keys() == got.keys() and all(torch.equal(expected[key], got[key]) for key in got)
+
+
+def test_memory_that_a_set_may_take_is_known():
+    assert available_memory("cpu") > 2**20

@@ -134,7 +134,7 @@ def test_last_checkpoint_holds_what_the_next_epoch_depends_on(script):
     train(script)
     last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
     assert set(last["training"]) == {
-        *("distiller", "optimizer", "loader", "best", "torch_rng", "cuda_rng", "numpy_rng", "python_rng")
+        *("distiller", "optimizer", "scaler", "loader", "best", "torch_rng", "cuda_rng", "numpy_rng", "python_rng")
     }
     assert len(last["training"]["optimizer"]["state"]) == len(list(build_model("cifar100", "resnet8", 9).parameters()))
 

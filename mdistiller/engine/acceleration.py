@@ -1,0 +1,114 @@
+"""What makes a step fast beside the layout of memory: half precision and compilation."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mdistiller.errors import UserError
+
+AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, and of ARM
+
+
+def fastest_settings(device: torch.device) -> dict:
+    """Values of SOLVER's keys that train fastest on `device`: what `--fast` sets."""
+    if device.type == "cuda":
+        amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    else:
+        amp = "bf16" if cpu_flags() & BF16_CPU_FLAGS else "none"
+    return {"AMP": amp, "CHANNELS_LAST": True, "COMPILE": has_compiler()}
+
+
+def cpu_flags() -> set[str]:
+    """What the processor says that it can do; nothing where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+
+
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that `torch.compile` needs."""
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
+
+
+def set_backends(solver) -> None:
+    """Set what CUDA may trade for speed: nothing in float32, so that a run repeats itself; all in half precision.
+
+    TF32 rounds the factors of float32 products to 10 bits; cuDNN's autotuning picks algorithms by their speed at the
+    time, which may differ from run to run.
+    """
+    may_round = solver.AMP != "none"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = may_round
+    torch.backends.cudnn.benchmark = may_round or solver.COMPILE
+
+
+def autocast(solver, device: torch.device):
+    """A context in which networks compute in the precision of SOLVER.AMP; losses are in float32 by themselves."""
+    dtype = AMP_TYPES[solver.AMP]
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def gradient_scaler(solver, device: torch.device) -> torch.amp.GradScaler | None:
+    """Keeps small gradients from becoming 0 in fp16; None where the precision needs none."""
+    if solver.AMP != "fp16":
+        return None
+    if solver.TRAINER in ("dot", "crd_dot"):
+        raise UserError("SOLVER.AMP fp16 scales one loss and SOLVER.TRAINER dot has two; type SOLVER.AMP bf16")
+    return torch.amp.GradScaler(device.type)
+
+
+def compile_networks(distiller: nn.Module, device: torch.device) -> None:
+    """Compile the student and the teacher of `distiller` in place, for the batches that training repeats.
+
+    Raises UserError where there is no C++ compiler, here, or compiling fails, with the first batch.
+    """
+    if not has_compiler():
+        raise UserError(
+            "SOLVER.COMPILE needs a C++ compiler and there is no g++ or clang++; install one, or leave it out"
+        )
+    # CUDA graphs start the kernels of a whole network at once: small batches are not held up by launching them.
+    options = {"mode": "reduce-overhead"} if device.type == "cuda" else {}
+    compile_network(distiller.student, **options)
+    if distiller.teacher is not None:
+        if device.type == "cpu" and not any(parameter.requires_grad for parameter in distiller.teacher.parameters()):
+            options = {"options": {"freezing": True}}  # its weights are constants, laid out once for the processor
+        compile_network(distiller.teacher, **options)
+
+
+def compile_network(network: nn.Module, **options) -> None:
+    """Compile `network` in place, as one graph, for the first batch's size and mode; others run as they did.
+
+    A last smaller batch and evaluation, which would each be compiled anew, take a small part of the time.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    eager = network.forward
+    compiled = torch.compile(eager, fullgraph=True, dynamic=False, **options)
+    compiled_for = None
+
+    def forward(x):
+        nonlocal compiled_for
+        case = x.shape, network.training
+        if compiled_for is None:
+            compiled_for = case
+        if case != compiled_for:
+            return eager(x)
+        try:
+            return compiled(x)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"compiling the networks failed ({reason}); add SOLVER.COMPILE False") from error
+
+    network.forward = forward
+
+
+def begin_step(device: torch.device, solver) -> None:
+    """Tell CUDA graphs that a step begins, so that they may overwrite what the step before returned."""
+    if solver.COMPILE and device.type == "cuda":
+        torch.compiler.cudagraph_mark_step_begin()

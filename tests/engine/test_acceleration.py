@@ -1,0 +1,227 @@
+"""Half precision and compilation: what they change, and what not."""
+
+import copy
+import re
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from mdistiller.distillers import build_distiller
+from mdistiller.engine import acceleration
+from mdistiller.engine.cfg import CFG
+from mdistiller.engine.cli import distillation_main, training_main
+from mdistiller.engine.optimizers import build_optimizer
+from mdistiller.models import build_model
+from tests.engine.conftest import TINY
+
+CPU = torch.device("cpu")
+PAIR = "--selected_student resnet8 --selected_teacher resnet8".split()
+
+
+def solver(**values):
+    node = CFG.SOLVER.clone()
+    node.update(values)
+    return node
+
+
+def batch_of(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(count, 3, 32, 32, generator=generator)
+    return image, torch.randint(10, (count,), generator=generator)
+
+
+@pytest.fixture
+def distiller():
+    torch.manual_seed(0)
+    student, teacher = (build_model("cifar100", "resnet8", 10) for _ in range(2))
+    return build_distiller("KD", student, teacher, CFG.clone()).train()
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+class Counting:
+    """Stands in for torch.compile: calls the network as it is, and keeps the shapes that it saw."""
+
+    def __init__(self, monkeypatch):
+        self.shapes, self.options = [], []
+        monkeypatch.setattr(torch, "compile", self.compile)
+
+    def compile(self, forward, **options):
+        self.options.append(options)
+
+        def compiled(x):
+            self.shapes.append(tuple(x.shape))
+            return forward(x)
+
+        return compiled
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("none", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_networks_compute_in_the_precision_asked_for(distiller, amp, dtype):
+    with acceleration.autocast(solver(AMP=amp), CPU):
+        logits, _ = distiller.student(batch_of(2)[0])
+    assert logits.dtype == dtype
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_losses_are_in_float32_and_near_those_of_float32(distiller, amp):
+    image, target = batch_of(8)
+    reference = copy.deepcopy(distiller)(image=image, target=target)[1]
+    with acceleration.autocast(solver(AMP=amp), CPU):
+        _, losses = distiller(image=image, target=target)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, reference[name], rtol=0.05, atol=0.01)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_a_run_in_half_precision_keeps_weights_and_optimiser_in_float32(script, amp):
+    assert script(training_main, "--selected_model", "resnet8", *TINY, "SOLVER.AMP", amp).status == 0, script.err
+    (last,) = script.utils.glob("model_pth/*/last.pth")
+    content = torch.load(last, weights_only=True)
+    assert all(value.dtype != torch.float16 and value.dtype != torch.bfloat16 for value in content["model"].values())
+    momenta = [state["momentum_buffer"] for state in content["training"]["optimizer"]["state"].values()]
+    assert all(momentum.dtype == torch.float32 for momentum in momenta)
+    assert (content["training"]["scaler"] is not None) == (amp == "fp16")
+
+
+def test_a_scaled_step_is_the_step_without_scaling():
+    weights = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        torch.manual_seed(0)
+        network = nn.Linear(5, 3)
+        optimizer = build_optimizer(solver(), network.parameters())
+        optimizer.minimise({"loss_ce": network(torch.ones(2, 5)).square().sum()}, scaler)
+        weights.append(network.weight.detach().clone())
+    torch.testing.assert_close(*weights)
+
+
+def test_a_step_whose_gradients_overflow_is_left_out():
+    network = nn.Linear(5, 3)
+    before = network.weight.detach().clone()
+    optimizer = build_optimizer(solver(), network.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer.minimise({"loss_ce": network(torch.full((2, 5), float("inf"))).sum()}, scaler)
+    assert torch.equal(network.weight, before) and scaler.get_scale() == 512.0
+
+
+def test_fp16_and_dot_do_not_combine(script):
+    arguments = [*PAIR, *TINY, "SOLVER.AMP", "fp16", "SOLVER.TRAINER", "dot"]
+    script(training_main, "--selected_model", "resnet8", *arguments[4:]).fails_with("fp16", "dot", "bf16")
+
+
+def test_an_unknown_precision_is_refused(script):
+    script(training_main, *TINY, "SOLVER.AMP", "int8").fails_with("SOLVER.AMP is int8", "none, bf16, fp16")
+
+
+def test_full_batches_are_compiled_and_others_are_not(distiller, monkeypatch):
+    counting = Counting(monkeypatch)
+    acceleration.compile_networks(distiller, CPU)
+    for count in (4, 4, 3):
+        image, target = batch_of(count)
+        distiller(image=image, target=target)
+    distiller.eval()
+    distiller(image=batch_of(4)[0])
+    assert counting.shapes == [(4, 3, 32, 32)] * 4  # student and teacher, twice
+
+
+def test_compilation_refuses_graph_breaks_and_changing_shapes(distiller, monkeypatch):
+    counting = Counting(monkeypatch)
+    acceleration.compile_networks(distiller, CPU)
+    assert all(options["fullgraph"] and options["dynamic"] is False for options in counting.options)
+
+
+def test_a_compiled_network_has_the_names_of_the_network(distiller, monkeypatch):
+    names = list(distiller.state_dict())
+    Counting(monkeypatch)
+    acceleration.compile_networks(distiller, CPU)
+    assert list(distiller.state_dict()) == names
+
+
+def test_nothing_is_compiled_after_the_first_step(distiller):
+    for network in (distiller.student, distiller.teacher):
+        acceleration.compile_network(network, backend="eager")
+
+    def epoch():
+        for count in (4, 4, 3):
+            image, target = batch_of(count)
+            distiller.train()(image=image, target=target)
+        distiller.student.eval()(image)
+
+    epoch()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        epoch()
+
+
+def test_compiled_training_equals_training(distiller):
+    losses = []
+    for compiles in (False, True):
+        candidate = copy.deepcopy(distiller)
+        optimizer = build_optimizer(solver(LR=0.01), candidate.get_learnable_parameters())
+        if compiles:
+            acceleration.compile_networks(candidate, CPU)
+        for step in range(3):
+            image, target = batch_of(4, seed=step)
+            _, terms = candidate(image=image, target=target)
+            optimizer.minimise(terms)
+            losses.append(sum(terms.values()).item())
+    assert losses[:3] == pytest.approx(losses[3:], rel=1e-4)
+
+
+def test_a_failed_compilation_is_one_line(distiller, monkeypatch):
+    def fail(*_):
+        raise torch._dynamo.exc.TorchDynamoException("no Python.h\nmore")
+
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: fail)
+    acceleration.compile_networks(distiller, CPU)
+    with pytest.raises(acceleration.UserError, match=r"no Python\.h\).*SOLVER.COMPILE False"):
+        distiller(image=batch_of(2)[0], target=batch_of(2)[1])
+
+
+def test_without_a_compiler_compilation_is_refused_and_fast_leaves_it_out(script, monkeypatch):
+    monkeypatch.setattr(acceleration.shutil, "which", lambda name: None)
+    script(training_main, *TINY, "SOLVER.COMPILE", "True").fails_with("SOLVER.COMPILE", "g++")
+    assert acceleration.fastest_settings(CPU)["COMPILE"] is False
+
+
+@pytest.mark.parametrize(("flags", "amp"), [({"avx2"}, "none"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16")])
+def test_fast_takes_the_precision_that_the_processor_has(monkeypatch, flags, amp):
+    monkeypatch.setattr(acceleration, "cpu_flags", lambda: flags)
+    assert acceleration.fastest_settings(CPU)["AMP"] == amp
+
+
+def test_fast_sets_the_keys_and_pairs_override_them(script, monkeypatch):
+    monkeypatch.setattr(acceleration, "cpu_flags", lambda: {"avx512_bf16"})
+    arguments = ["--selected_model", "resnet8", "--fast", *TINY, "SOLVER.COMPILE", "False"]
+    assert script(training_main, *arguments).status == 0, script.err
+    (saved,) = script.utils.glob("model_train_log/*.yaml")
+    saved = yaml.safe_load(saved.read_text())["SOLVER"]
+    assert (saved["AMP"], saved["COMPILE"], saved["CHANNELS_LAST"]) == ("bf16", False, True)
+
+
+def test_the_default_is_float32_and_not_compiled():
+    assert (CFG.SOLVER.AMP, CFG.SOLVER.COMPILE, CFG.SOLVER.CHANNELS_LAST) == ("none", False, True)
+
+
+def test_either_layout_trains_the_same(script):
+    losses = []
+    for channels_last in ("True", "False"):
+        arguments = ["--selected_model", "resnet8", *TINY, "SOLVER.EPOCHS", "1", "SOLVER.CHANNELS_LAST", channels_last]
+        assert script(training_main, *arguments).status == 0, script.err
+        losses.append(float(re.search(r"Train Loss: ([\d.]+)", script.out)[1]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_distillation_in_bf16_finishes(script, tmp_path):
+    torch.manual_seed(0)
+    torch.save(build_model("cifar100", "resnet8", 36).state_dict(), tmp_path / "teacher.pth")
+    run = script(distillation_main, *PAIR, "--teacher_weights", tmp_path / "teacher.pth", *TINY, "SOLVER.AMP", "bf16")
+    assert run.status == 0, run.err
+    assert "Learning Time" in run.out
