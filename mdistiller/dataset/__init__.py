@@ -19,6 +19,7 @@ __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
     "IMAGENET_WNIDS",
+    "BatchSource",
     "Data",
     "ImageSet",
     "Loader",

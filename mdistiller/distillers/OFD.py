@@ -62,6 +62,8 @@ class OFD(Distiller):
     The teacher, though frozen, normalises by the batch's statistics when the distiller trains, as in the paper.
     """
 
+    needs_teacher_norms = True
+
     def __init__(self, student, teacher, cfg):
         super().__init__(student, teacher)
         self.ce_weight = cfg.OFD.LOSS.CE_WEIGHT

@@ -10,7 +10,12 @@ class Distiller(nn.Module):
     A method overrides `forward_train`; one that adds modules also overrides `get_learnable_parameters`
     and `get_extra_parameters`. The teacher is frozen, and stays in eval mode when the distiller trains; a method
     without one passes None.
+
+    needs_teacher_norms: whether the method reads the teacher's batch norms or has them normalise by the batch. Where
+    not, the trainer may fold them into the convolutions before them.
     """
+
+    needs_teacher_norms = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None):
         super().__init__()

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from torch import nn
 
 import mdistiller
-from mdistiller.dataset import build_data, fill_defaults
-from mdistiller.distillers import build_distiller, is_file_reference, label_of
+from mdistiller.dataset import BatchSource, build_data, fill_defaults
+from mdistiller.distillers import Distiller, build_distiller, is_file_reference, label_of
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
+from mdistiller.models.folding import fold_batch_norms
 
 from . import cfg as config
 from .acceleration import compile_networks
@@ -68,6 +70,25 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def memory_format_of(cfg) -> torch.memory_format:
+    """Layout of images and weights; MDistiller's files call `.view` on feature maps, which needs them contiguous."""
+    is_fast = cfg.SOLVER.CHANNELS_LAST and not is_file_reference(cfg.DISTILLER.TYPE)
+    return torch.channels_last if is_fast else torch.contiguous_format
+
+
+def assemble(cfg, student: nn.Module, teacher: nn.Module | None, train: BatchSource) -> Distiller:
+    """The distiller that `cfg` names, on the device of `train` and ready to be trained on it."""
+    distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(train.image_set))
+    if teacher is not None and not distiller.needs_teacher_norms and not is_file_reference(cfg.DISTILLER.TYPE):
+        distiller.teacher = fold_batch_norms(teacher)
+    distiller = distiller.to(train.device, memory_format=memory_format_of(cfg))
+    if hasattr(distiller, "set_targets"):
+        distiller.set_targets(train.image_set.targets)
+    if cfg.SOLVER.COMPILE:
+        compile_networks(distiller, train.device)
+    return distiller
+
+
 def run_experiment(
     cfg, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool = False, subfolder: str = ""
 ) -> tuple[Result, RunFiles]:
@@ -81,10 +102,7 @@ def run_experiment(
     teacher_name, student_name = cfg.DISTILLER.TEACHER, cfg.DISTILLER.STUDENT
     has_teacher = cfg.DISTILLER.TYPE != "NONE"
     label = label_of(cfg.DISTILLER.TYPE)
-    # MDistiller's files call `.view` on feature maps, which needs them contiguous; elsewhere channels-last is faster.
-    is_file = is_file_reference(cfg.DISTILLER.TYPE)
-    memory_format = torch.channels_last if cfg.SOLVER.CHANNELS_LAST and not is_file else torch.contiguous_format
-    data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format)
+    data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format_of(cfg))
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     # Its regressor must be made for maps of the size that training has.
@@ -96,12 +114,7 @@ def run_experiment(
         teacher = build_model(benchmark.models, teacher_name, data.num_classes)
         fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
         load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name, data.classes)
-    distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(data.train.image_set))
-    distiller = distiller.to(device, memory_format=memory_format)
-    if hasattr(distiller, "set_targets"):
-        distiller.set_targets(data.train.image_set.targets)
-    if cfg.SOLVER.COMPILE:
-        compile_networks(distiller, device)
+    distiller = assemble(cfg, student, teacher, data.train)
 
     if baseline:
         log_folder, weights_folder, title, published = "model_train_log", "model_pth", student_name, student_name

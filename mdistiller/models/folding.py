@@ -1,0 +1,72 @@
+"""Batch norms folded into the convolutions before them, for a network that only infers.
+
+Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
+CVPR 2018, section 3.2.
+"""
+
+import copy
+from collections import Counter
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+
+class FoldedBatchNorm(nn.BatchNorm2d):
+    """A batch norm that the convolution before it has taken over: (batch, channels, h, w), unchanged.
+
+    It keeps its parameters and statistics, for those who read them.
+    """
+
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("a network with folded batch norms only infers: call its eval(), or train the original")
+        return x
+
+
+def fold_batch_norms(network):
+    """A copy of `network` for inference: in eval mode, without gradients, batch norms folded into convolutions.
+
+    Modules keep their names and state; only what a folded convolution returns, and its weight and bias, differ. A batch
+    norm is folded where it alone reads what a convolution makes and both run once, as torch.fx finds.
+    """
+    folded = copy.deepcopy(network).eval().requires_grad_(False)
+    for convolution, norm in _foldable_pairs(folded):
+        _fold(convolution, norm)
+    return folded
+
+
+@torch.no_grad()
+def _fold(convolution, norm):
+    """Fold in place; in float64, so that the weights are rounded once."""
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight.double(),
+        None if convolution.bias is None else convolution.bias.double(),
+        *(norm.running_mean.double(), norm.running_var.double(), norm.eps),
+        *(None if parameter is None else parameter.double() for parameter in (norm.weight, norm.bias)),
+    )
+    convolution.bias = nn.Parameter(bias.to(convolution.weight), requires_grad=False)
+    convolution.weight.copy_(weight)
+    norm.__class__ = FoldedBatchNorm
+
+
+class _Tracer(fx.Tracer):
+    """Follows `forward` where it branches on the size of an image; either way, the modules before are the same."""
+
+    def to_bool(self, obj):
+        return True
+
+
+def _foldable_pairs(network):
+    """Pairs (convolution, batch norm) of modules of `network`."""
+    graph = _Tracer().trace(network)
+    called = {node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
+    calls = Counter(called.values())
+
+    def can_fold(source, norm):
+        convolution = called.get(source)
+        if type(convolution) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
+            return False
+        return calls[convolution] == calls[norm] == 1 and len(source.users) == 1
+
+    return [(called[node.args[0]], norm) for node, norm in called.items() if node.args and can_fold(node.args[0], norm)]
