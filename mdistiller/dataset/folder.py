@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from mdistiller.dataset.images import ImageFiles, ImageSet, read_small
-from mdistiller.dataset.labels import read_flat_labels
+from mdistiller.dataset.labels import find_label_file, read_flat_labels
 from mdistiller.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
@@ -24,9 +24,15 @@ def find_images(root, split):
 
     Where the test split has no subfolders its labels are read from a file (`read_flat_labels`), and nothing is moved.
     Hidden files and files that are not images by their extension are passed over. Returns `ImageFiles`.
-    Raises `UserError` when a folder is missing or empty.
+    Raises `UserError` when a folder is missing, empty or cannot be read.
     """
-    root = Path(root)
+    try:
+        return _find_images(Path(root), split)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}; expected a folder of images") from error
+
+
+def _find_images(root, split):
     folder = _split_folder(root, split)
     classes = _class_folders(folder)
     if classes:
@@ -106,9 +112,10 @@ def _split_folder(root, split):
         raise UserError(
             f"no folder {root}: expected {root}/{names[0]}/<class>/<image>; give its path with DATASET.ROOT <folder>"
         )
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
+    folders = [root / name for name in names if (root / name).is_dir()]
+    if folders:
+        # ImageNet and Tiny-ImageNet come with a `test` that has no labels, beside `val`.
+        return next((folder for folder in folders if _class_folders(folder) or find_label_file(folder)), folders[-1])
     raise UserError(
         f"no folder {' or '.join(names)} in {root}: expected {root}/{names[0]}/<class>/<image>; "
         "make it, or give another path with DATASET.ROOT <folder>"
@@ -122,7 +129,12 @@ def _image_files(folder, names, targets, classes):
 def _class_folders(folder):
     """Names of the visible subfolders, sorted, but for one that holds the images of a flat folder."""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        # A link to nowhere is listed, so that reading it says so.
+        names = sorted(
+            entry.name
+            for entry in entries
+            if not entry.name.startswith(".") and (entry.is_dir() or (entry.is_symlink() and not entry.is_file()))
+        )
     return [] if names == [IMAGES] else names
 
 
@@ -133,5 +145,5 @@ def _image_names(folder):
         return sorted(
             prefix + entry.name
             for entry in entries
-            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
+            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") and not entry.is_dir()
         )

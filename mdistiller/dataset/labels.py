@@ -10,32 +10,46 @@ from mdistiller.errors import UserError
 ANNOTATIONS = "val_annotations.txt"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SYNSETS = "meta.mat"
+VALIDATION = "val"
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 IMAGENET_CLASSES = 1000
+
+
+def find_label_file(folder):
+    """The file with the labels of the images in the folder `val`: in it, beside it, in the devkit's folders; or None.
+
+    Another folder's labels, such as those of `test`, must be in it.
+    """
+    folder = Path(folder)
+    beside = (folder.parent, folder.parent / DEVKIT, folder.parent / Path(DEVKIT).name)
+    for place in (folder, *(beside if folder.name == VALIDATION else ())):
+        for name in (ANNOTATIONS, GROUND_TRUTH):
+            if (place / name).is_file():
+                return place / name
+    return None
 
 
 def read_flat_labels(folder, names, train_classes):
     """Class names of the images `names` (sorted) of `folder`, by Tiny-ImageNet's annotations or ILSVRC's devkit.
 
-    The file is looked for in `folder`, in its parent and in the devkit's own folders there. train_classes: sorted, or
-    None where there are no training images. Raises `UserError` where there is none, or it disagrees with the images.
+    train_classes: sorted, or None where there are no training images. Raises `UserError` where there is no such file
+    or it disagrees with the images.
     """
-    folder = Path(folder)
-    for place in (folder, folder.parent, folder.parent / DEVKIT, folder.parent / Path(DEVKIT).name):
-        if (place / ANNOTATIONS).is_file():
-            return _read_annotations(place / ANNOTATIONS, names)
-        if (place / GROUND_TRUTH).is_file():
-            return _read_ground_truth(place / GROUND_TRUTH, names, train_classes)
-    raise UserError(
-        f"{folder} holds images but neither class folders nor labels: expected {folder}/<class>/<image>, or "
-        f"{ANNOTATIONS} or the devkit's {GROUND_TRUTH} in {folder} or {folder.parent}; move the images into class "
-        "folders or add such a file"
-    )
+    path = find_label_file(folder)
+    if path is None:
+        raise UserError(
+            f"{folder} holds images but neither class folders nor labels: expected {folder}/<class>/<image>, or "
+            f"{ANNOTATIONS} or the devkit's {GROUND_TRUTH} in it or, for {VALIDATION}, beside it; move the images into "
+            "class folders or add such a file"
+        )
+    if path.name == ANNOTATIONS:
+        return _read_annotations(path, names)
+    return _read_ground_truth(path, names, train_classes)
 
 
 def _read_annotations(path, names):
     """Lines of `file class …`, in any order."""
-    rows = [line.split() for line in _read_lines(path)]
+    rows = [line.split("\t" if "\t" in line else None) for line in _read_lines(path)]
     if short := next((number for number, row in enumerate(rows, 1) if len(row) < 2), None):
         raise UserError(f"line {short} of {path} does not name a file and its class; expected: <file> <class>")
     label_of = {row[0]: row[1] for row in rows}
@@ -75,7 +89,7 @@ def _read_ground_truth(path, names, train_classes):
 
 def _read_lines(path):
     try:
-        return path.read_text().splitlines()
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} ({error}); expected a text file of labels") from error
 

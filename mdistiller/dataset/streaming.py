@@ -7,6 +7,7 @@ draws nothing: it is sent the random numbers of its batch, so that their number 
 import functools
 import math
 import os
+import re
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ CROP_ATTEMPTS = 10
 DRAWS = 2 * CROP_ATTEMPTS + 3  # area and ratio an attempt, top, left, mirrored
 RESIZE_OVER_CROP = 256 / 224  # of the evaluation transform
 BATCHES_AHEAD = 2  # a worker
+LOST_WORKER = re.compile(r"DataLoader worker .*(is killed by signal|exited unexpectedly)|unable to .* shared memory")
 
 
 class FileLoader(BatchSource):
@@ -66,7 +68,7 @@ def lost_worker(error):
 
     PyTorch raises it when the process dies, in whatever the main thread happens to be doing.
     """
-    if "DataLoader worker" not in str(error):
+    if not LOST_WORKER.search(str(error)):
         return None
     return UserError(
         "a process that decodes images was killed, by lack of memory or of shared memory (/dev/shm; a container's "

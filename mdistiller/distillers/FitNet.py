@@ -18,7 +18,8 @@ def hint_loss(hint_student, hint_teacher):
 class FitNet(Distiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · hint_loss of `feats[HINT_LAYER]`, trained in one stage.
 
-    The regressor is made for maps of images of INPUT_SIZE (height, width).
+    The regressor is made for maps of images of INPUT_SIZE (height, width). HINT_LAYER counts `feats` as a network lists
+    them: with the stem's or, as MobileNetV1 of ImageNet does, without.
     """
 
     def __init__(self, student, teacher, cfg):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import math
 import os
 import pickle
@@ -104,18 +105,25 @@ def _known_meta(meta) -> dict:
     if not isinstance(meta, dict):
         return {}
     meta = {key: value for key, value in meta.items() if isinstance(value, META_TYPES.get(key, ()))}
+    classes = meta.get("dataset", {}).get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        meta["dataset"] = {key: value for key, value in meta["dataset"].items() if key != "classes"}
     return meta if math.isfinite(meta.get("top1", 0.0)) else {}
 
 
-def weights_classes(state_dict: dict, meta: dict) -> list[str] | None:
-    """Names of the classes that a classifier's weights score, in order, as far as they are known.
+def weights_classes(state_dict: dict, meta: dict, network: nn.Module) -> list[str] | None:
+    """Names of the classes that the weights of a network like `network` score, in order, as far as they are known.
 
     Known are those in `meta`; a file without, that scores 1000 classes, is taken for a published one of ImageNet.
     """
-    classes = meta.get("dataset", {}).get("classes")
-    if classes is None and len(list(state_dict.values())[-1]) == len(IMAGENET_WNIDS):
-        classes = IMAGENET_WNIDS
-    return classes
+    scores = state_dict.get(classifier_names(network)[-1])
+    is_imagenets = scores is not None and scores.shape == (len(IMAGENET_WNIDS),)
+    return meta.get("dataset", {}).get("classes") or (IMAGENET_WNIDS if is_imagenets else None)
+
+
+def classifier_names(network: nn.Module) -> list[str]:
+    """Names of the weight and bias of the last layer of `network`."""
+    return list(network.state_dict())[-2:]
 
 
 def rows_of(classes: list[str], known: list[str] | None) -> list[int] | None:
@@ -126,14 +134,14 @@ def rows_of(classes: list[str], known: list[str] | None) -> list[int] | None:
     return [row_of[name] for name in classes]
 
 
-def check_classes(meta: dict, classes: list[str], path) -> None:
-    """Raise UserError where the weights at `path` say that they were trained on other classes than `classes`."""
-    theirs = meta.get("dataset", {}).get("classes", classes)
+def check_classes(theirs: list[str], classes: list[str], path) -> None:
+    """Raise UserError where the weights at `path`, of the classes `theirs`, score others than `classes`."""
     if theirs != classes:
-        different = next((pair for pair in zip(theirs, classes, strict=False) if pair[0] != pair[1]), ("", ""))
+        pairs = itertools.zip_longest(theirs, classes, fillvalue="none")
+        number, (their, our) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise UserError(
-            f"weights {path} were trained on other classes than the data's: {different[0]!r}, not {different[1]!r}; "
-            "name weights trained on these classes"
+            f"weights {path} were trained on other classes than the data's {len(classes)}: class {number} of their "
+            f"{len(theirs)} is {their!r}, not {our!r}; name weights trained on these classes"
         )
 
 
@@ -159,11 +167,13 @@ def load_weights(network: nn.Module, path, name: str, classes: list[str] | None 
     state_dict, meta = read_weights(path)
     expected = network.state_dict()
     if classes is not None:
-        rows = rows_of(classes, weights_classes(state_dict, meta))
-        if rows is None:
-            check_classes(meta, classes, path)
-        else:
-            state_dict |= {key: state_dict[key][rows] for key in list(state_dict)[-2:]}
+        known = weights_classes(state_dict, meta, network)
+        rows = rows_of(classes, known)
+        names = classifier_names(network)
+        if rows is not None and state_dict.keys() >= set(names):
+            state_dict |= {name: state_dict[name][rows] for name in names}
+        elif known is not None and ("classes" in meta.get("dataset", {}) or len(known) == len(classes)):
+            check_classes(known, classes, path)
     if state_dict.keys() != expected.keys():
         missing = [key for key in expected if key not in state_dict]
         surplus = [key for key in state_dict if key not in expected]
@@ -173,7 +183,7 @@ def load_weights(network: nn.Module, path, name: str, classes: list[str] | None 
             "name the network that they belong to, or its own weights"
         )
     wrong = [key for key in expected if state_dict[key].shape != expected[key].shape]
-    classifier = list(expected)[-2:]
+    classifier = classifier_names(network)
     if wrong and set(wrong) <= set(classifier):
         theirs, ours = state_dict[classifier[-1]].shape[0], expected[classifier[-1]].shape[0]
         raise UserError(

@@ -14,7 +14,7 @@ from . import cfg as config
 from .acceleration import fastest_settings
 from .benchmarks import BENCHMARKS, Benchmark
 from .demo import run_demo
-from .experiment import PROJECT, find_teacher_weights, run_experiment, select_device
+from .experiment import PROJECT, run_experiment, select_device
 from .pretrained import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
 from .tables import Evaluation, evaluate_files, find_students, format_table
 
@@ -98,8 +98,6 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments=None) -> None
     if flags.demo:
         run_demo(cfg, benchmark, device, utils)
         return
-    if cfg.DISTILLER.TYPE != "NONE" and not cfg.DISTILLER.TEACHER_WEIGHTS:
-        cfg.DISTILLER.TEACHER_WEIGHTS = str(find_teacher_weights(benchmark, cfg.DISTILLER.TEACHER, utils))
     run_experiment(cfg, benchmark, device, utils)
 
 
@@ -132,9 +130,11 @@ def evaluation_main(project: Path, arguments=None) -> None:
     else:
         files = find_students(project, flags.dataset)
     if not files:
+        folder = BENCHMARKS["imagenet" if flags.dataset == "imagenet" else "cifar100"].folder
+        demo = "" if flags.dataset in ("imagenet", "tiny_imagenet") else " --demo"
         raise UserError(
             f"no students{f' on {flags.dataset}' if flags.dataset else ''} in {project}; distil one "
-            "(python CIFAR-100/Utils/distillation_train.py --demo) or name a file with --checkpoint"
+            f"(python {folder}/Utils/distillation_train.py{demo}) or name a file with --checkpoint"
         )
     results = evaluate_files(files, flags.model, flags.dataset, flags.pairs, select_device(flags.device))
     if evaluations := [result for result in results if isinstance(result, Evaluation)]:

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 import mdistiller
-from mdistiller.dataset import BatchSource, build_data, fill_defaults
+from mdistiller.dataset import IMAGENET_WNIDS, BatchSource, build_data, fill_defaults
 from mdistiller.distillers import Distiller, build_distiller, is_file_reference, label_of
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
@@ -19,7 +19,7 @@ from mdistiller.models.folding import fold_batch_norms
 from . import cfg as config
 from .acceleration import compile_networks
 from .benchmarks import Benchmark
-from .checkpoint import load_weights
+from .checkpoint import load_weights, read_weights, rows_of
 from .evaluation import Result
 from .pretrained import fetch_pretrained, pretrained_file
 from .runs import RunFiles, RunLog, create_run
@@ -43,24 +43,44 @@ def select_device(name: str | None) -> torch.device:
     return device
 
 
-def find_teacher_weights(benchmark: Benchmark, name: str, utils: Path) -> Path:
-    """The first of the default places that holds weights of the teacher `name`, or that they can be downloaded to.
+def find_teacher_weights(benchmark: Benchmark, name: str, utils: Path, classes: list[str]) -> Path:
+    """The first of the default places that holds weights of the teacher `name` for `classes`.
 
+    On classes of ImageNet that is torchvision's, to be downloaded. Else it is what `train.py` wrote on these classes,
+    the published name first, then its best run, and then where MDistiller keeps teachers of CIFAR-100.
     Raises UserError, listing the places and the command that trains one, where there is none.
     """
-    places = [utils / "model_pth" / f"best_model_weights_{name}.pth"]
-    if benchmark.models == "cifar100":
-        places.append(PROJECT / "download_ckpts" / "cifar_teachers" / f"{name}_vanilla" / "ckpt_epoch_240.pth")
-    for place in places:
-        if place.is_file():
-            return place
-    if benchmark.models == "imagenet" and (file := pretrained_file(name)):
+    if benchmark.models == "imagenet" and {*classes} <= {*IMAGENET_WNIDS} and (file := pretrained_file(name)):
         return file
+    folder = utils / "model_pth"
+    published = folder / f"best_model_weights_{name}.pth"
+    mdistillers = PROJECT / "download_ckpts" / "cifar_teachers" / f"{name}_vanilla" / "ckpt_epoch_240.pth"
+    if published.is_file() and top1_on(published, classes) is not None:
+        return published
+    runs = [(top1_on(path, classes), path) for path in sorted(folder.glob(f"*_{name}/best.pth"))]
+    if runs := [run for run in runs if run[0] is not None]:
+        return max(runs)[1]
+    if benchmark.models == "cifar100" and mdistillers.is_file():
+        return mdistillers
+    other = f" ({published} is of other classes)" if published.is_file() else ""
+    command = f"python {utils.parent.name}/{utils.name}/train.py --selected_model {name}"
     raise UserError(
-        f"no weights of the teacher {name}: looked for {' and '.join(map(str, places))}; "
-        f"train it (python {utils.parent.name}/{utils.name}/train.py --selected_model {name}) "
-        "or name a file with --teacher_weights"
+        f"no weights of the teacher {name} for these {len(classes)} classes: looked for {published}{other}, runs "
+        f"beside it and {mdistillers}; train it ({command}) or name a file with --teacher_weights"
     )
+
+
+def top1_on(path: Path, classes: list[str]) -> float | None:
+    """Top-1 that the weights at `path` say they reach; None where they say that they score other classes.
+
+    0 for weights that say nothing; those that cannot be read pass, for loading them to say why.
+    """
+    try:
+        _, meta = read_weights(path)
+    except UserError:
+        return 0.0
+    theirs = meta.get("dataset", {}).get("classes", classes)
+    return meta.get("top1", 0.0) if theirs == classes or rows_of(classes, theirs) else None
 
 
 def seed_everything(seed: int) -> None:
@@ -107,13 +127,15 @@ def run_experiment(
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     # Its regressor must be made for maps of the size that training has.
     cfg.FITNET.INPUT_SIZE = (data.image_size, data.image_size)
-    config_text = config.dump(cfg)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_model(benchmark.models, student_name, data.num_classes), None
     if has_teacher:
         teacher = build_model(benchmark.models, teacher_name, data.num_classes)
+        if not cfg.DISTILLER.TEACHER_WEIGHTS:
+            cfg.DISTILLER.TEACHER_WEIGHTS = str(find_teacher_weights(benchmark, teacher_name, utils, data.classes))
         fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
         load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name, data.classes)
+    config_text = config.dump(cfg)
     distiller = assemble(cfg, student, teacher, data.train)
 
     if baseline:

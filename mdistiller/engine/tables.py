@@ -88,7 +88,7 @@ def _evaluate_file(path, network, dataset, pairs, device, data_sets):
     config.merge_pairs(cfg, pairs)
     fill_defaults(cfg.DATASET)
     config.check(cfg)
-    models = meta.get("models", "imagenet" if dataset == "imagenet" else "cifar100")
+    models = meta.get("models", "imagenet" if cfg.DATASET.TYPE == "imagenet" else "cifar100")
     name = network or meta.get("network") or name_in_file(path, models)
     if name is None:
         raise UserError(f"{path} does not tell its network; add --model with one of {', '.join(model_names(models))}")
@@ -99,10 +99,10 @@ def _evaluate_file(path, network, dataset, pairs, device, data_sets):
         data_sets[key] = build_data(cfg, device, cfg.EXPERIMENT.SEED, splits=("test",))
     data = data_sets[key]
     # A network that scores more classes than the data has, these among them, is held to all that it scores.
-    known = weights_classes(state_dict, meta)
-    rows = rows_of(data.classes, known)
-    classes, columns = (data.classes, None) if rows is None else (known, torch.tensor(rows, device=device))
-    model = build_model(models, name, len(classes))
+    model, classes, columns = build_model(models, name, data.num_classes), data.classes, None
+    known = weights_classes(state_dict, meta, model)
+    if rows := rows_of(classes, known):
+        model, classes, columns = build_model(models, name, len(known)), known, torch.tensor(rows, device=device)
     load_weights(model, path, name, classes)
     result = evaluate(model.to(device, memory_format=torch.channels_last), data.test, columns)
     return Evaluation(path, meta.get("teacher", "-"), name, meta.get("distiller", "-"), result)

@@ -130,6 +130,13 @@ class Trainer:
         try:
             with autocast(self.cfg.SOLVER, self.device):
                 logits, losses = self.distiller(**keywords)
+        except ValueError as error:
+            if len(batch["target"]) > 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"the last batch of an epoch has one image, whose maps of one pixel no batch norm can normalise; "
+                f"type another SOLVER.BATCH_SIZE than {self.cfg.SOLVER.BATCH_SIZE}"
+            ) from error
         except torch.linalg.LinAlgError as error:  # of weights that are no longer finite, more likely than not
             if meter.steps:
                 self.read(meter, epoch)

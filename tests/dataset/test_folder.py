@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -153,3 +155,21 @@ def test_sixteen_bit_images_are_scaled_not_clipped(tmp_path):
     (tmp_path / "train/grey").mkdir(parents=True)
     Image.fromarray(np.full((32, 32), 119 * 257, np.uint16)).save(tmp_path / "train/grey/grey.png")
     assert (read_folder(tmp_path, "train").images == 119).all()
+
+
+def test_a_link_to_nowhere_is_named(root):
+    (root / "train/cat/3.png").symlink_to(root / "nowhere.png")
+    assert str(root / "train/cat/3.png") in message(root)
+
+
+def test_a_class_folder_that_is_a_link_to_nowhere_is_named(root):
+    (root / "train/bird").symlink_to(root / "nowhere")
+    assert str(root / "train/bird") in message(root)
+
+
+def test_a_folder_that_cannot_be_read_is_named(root, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert f"cannot read {root / 'train'}: Permission denied" in message(root)

@@ -139,6 +139,20 @@ def test_a_line_without_a_class_is_numbered(root):
     assert "line 2 of" in message(root)
 
 
+@pytest.mark.parametrize("ending", ["\n\n", "\r\n", "\n \n"])
+def test_blank_lines_line_endings_and_byte_order_marks_do_not_count(root, ending):
+    text = ending.join(f"{name}\t{label}" for name, label in zip(IMAGES, LABELS, strict=True)) + ending
+    (root / "val_annotations.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert labels_of(root) == (IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("place", ["test", "test/images"])
+def test_a_test_folder_without_labels_gives_way_to_val(root, place):
+    save(root / place / "test_0.JPEG")
+    (root / "val_annotations.txt").write_text("".join(f"{n} {c}\n" for n, c in zip(IMAGES, LABELS, strict=True)))
+    assert labels_of(root) == (IMAGES, LABELS)
+
+
 def test_too_few_ground_truths_are_counted(root):
     (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n")
     assert "has 2 labels for 4 images" in message(root)

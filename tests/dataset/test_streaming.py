@@ -206,8 +206,9 @@ def test_a_killed_worker_is_one_line(photographs):
     assert re.search(r"was killed.*DATASET.NUM_WORKERS 0", str(lost_worker(error.value)))
 
 
-def test_other_errors_are_no_lost_worker():
-    assert lost_worker(RuntimeError("shapes do not fit")) is None
+@pytest.mark.parametrize("message", ["shapes do not fit", "Caught RuntimeError in DataLoader worker process 0."])
+def test_other_errors_are_no_lost_worker(message):
+    assert lost_worker(RuntimeError(message)) is None
 
 
 def test_an_image_smaller_than_the_crop_is_enlarged(tmp_path):

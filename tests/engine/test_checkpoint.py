@@ -163,3 +163,26 @@ def test_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path):
         file.flush()
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("classes", [None, [1, 2], "cat"])
+def test_classes_in_meta_that_are_no_names_are_left_out(tmp_path, classes):
+    network = build_model("cifar100", "resnet8", 10)
+    torch.save({"model": network.state_dict(), "meta": {"dataset": {"classes": classes}}}, tmp_path / "a.pth")
+    assert "classes" not in read_weights(tmp_path / "a.pth")[1]["dataset"]
+    load_weights(network, tmp_path / "a.pth", "resnet8", [str(number) for number in range(10)])
+
+
+def test_the_rows_of_the_classes_asked_for_are_taken(tmp_path):
+    whole, part = build_model("cifar100", "resnet8", 4), build_model("cifar100", "resnet8", 2)
+    meta = {"dataset": {"classes": ["a", "b", "c", "d"]}}
+    torch.save({"model": whole.state_dict(), "meta": meta}, tmp_path / "a.pth")
+    load_weights(part, tmp_path / "a.pth", "resnet8", ["b", "d"])
+    assert torch.equal(part.fc.weight, whole.fc.weight[[1, 3]]) and torch.equal(part.fc.bias, whole.fc.bias[[1, 3]])
+
+
+def test_weights_of_other_classes_name_the_first_that_differs(tmp_path):
+    network = build_model("cifar100", "resnet8", 3)
+    torch.save({"model": network.state_dict(), "meta": {"dataset": {"classes": ["a", "b"]}}}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"class 2 of their 2 is 'none', not 'c'"):
+        load_weights(network, tmp_path / "a.pth", "resnet8", ["a", "b", "c"])

@@ -140,6 +140,55 @@ def test_the_default_teacher_is_torchvisions_from_the_cache(imagenet, data, resn
     assert f"Teacher's weights: {resnet34}" in run.out
 
 
+def test_on_other_classes_the_default_teacher_is_what_was_trained_on_them(imagenet, photographs, data, offline):
+    for split in ("train", "val"):
+        for number, folder in enumerate(sorted((photographs / split).iterdir())):
+            folder.rename(photographs / split / f"class_{number}")
+    for place in (photographs, photographs.parent / "fewer"):  # the published name is the first's
+        assert imagenet(training_main, "--selected_model", "ResNet34", *data, "DATASET.ROOT", place).status == 0
+        if place == photographs:
+            copy_tree_of(photographs, photographs.parent / "fewer", 5)
+    for place in (photographs, photographs.parent / "fewer"):
+        run = imagenet(distillation_main, *data, "DATASET.ROOT", place)
+        assert run.status == 0, run.err
+
+
+def copy_tree_of(source, target, count):
+    """The first `count` classes of a tree, by links."""
+    for split in ("train", "val"):
+        (target / split).mkdir(parents=True)
+        for folder in sorted((source / split).iterdir())[:count]:
+            (target / split / f"other_{folder.name}").symlink_to(folder)
+
+
+def test_weights_of_all_imagenet_are_not_taken_for_a_thousand_other_classes(imagenet, photographs, resnet34, tmp_path):
+    photograph = next(photographs.glob("val/*/*"))
+    for number in range(1000):
+        folder = tmp_path / "numbers/val" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "1.JPEG").symlink_to(photograph)
+    flags = ["--dataset", "imagenet", "--model", "ResNet34", "--checkpoint", resnet34]
+    imagenet(evaluation_main, *flags, "DATASET.ROOT", tmp_path / "numbers").fails_with("'n01440764', not '0'")
+
+
+def test_weights_without_a_classifier_are_one_line(imagenet, photographs, resnet34, tmp_path):
+    weights = torch.load(resnet34, weights_only=True)
+    torch.save({key: value for key, value in weights.items() if not key.startswith("fc")}, tmp_path / "body.pth")
+    flags = ["--dataset", "imagenet", "--model", "ResNet34", "--checkpoint", tmp_path / "body.pth"]
+    imagenet(evaluation_main, *flags, "DATASET.ROOT", photographs).fails_with("2 entries missing", "fc.weight")
+
+
+def test_the_order_of_a_files_entries_does_not_matter(imagenet, photographs, resnet34, tmp_path):
+    weights = torch.load(resnet34, weights_only=True)
+    torch.save(dict(reversed(weights.items())), tmp_path / "reversed.pth")
+    flags = ["--dataset", "imagenet", "--model", "ResNet34", "--checkpoint", tmp_path / "reversed.pth"]
+    assert imagenet(evaluation_main, *flags, "DATASET.ROOT", photographs).status == 0, imagenet.err
+
+
+def test_a_last_batch_of_one_image_that_no_norm_can_take_is_one_line(imagenet, data):
+    imagenet(training_main, *data, "SOLVER.BATCH_SIZE", "5").fails_with("one image", "SOLVER.BATCH_SIZE")
+
+
 def test_offline_one_line_says_which_file_to_put_where(imagenet, data, cache, offline):
     imagenet(distillation_main, *data).fails_with(
         "no route to host",
@@ -291,6 +340,8 @@ def tiny_imagenet(photographs, tmp_path):
         image.save(root / "val/images" / f"val_{number}.JPEG")
         lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62\n")
     (root / "val/val_annotations.txt").write_text("".join(lines))
+    (root / "test/images").mkdir(parents=True)  # which has no labels
+    image.save(root / "test/images/test_0.JPEG")
     return root
 
 
