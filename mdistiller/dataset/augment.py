@@ -22,16 +22,26 @@ CUTOUT_COLOUR = (125, 123, 114)
 def weak(images, generator):
     """Pad with 4 black pixels, crop back to the original size at a random place, mirror half of the images.
 
-    images: uint8 (n, 3, H, W). Returns the same shape. Source: Deep Residual Learning, CVPR 2016, section 4.2.
+    images: uint8 (n, 3, H, W), best in channels-last, which the result is in. Returns the same shape.
+    Source: Deep Residual Learning, CVPR 2016, section 4.2.
     """
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
+    if count == 0:
+        return images
     positions = 2 * CROP_PADDING + 1
     top, left = torch.randint(positions, (2, count), generator=generator)
-    mirrored = torch.randint(2, (count,), generator=generator)
-    row = torch.arange(count) + count * mirrored
-    row, top, left = torch.stack([row, top, left]).to(images.device, non_blocking=True)
-    both = F.pad(torch.cat([images, images.flip(3)]), [CROP_PADDING] * 4)
-    return both.unfold(2, height, 1).unfold(3, width, 1)[row, :, top, left]
+    mirrored = torch.randint(2, (count,), generator=generator).nonzero().flatten()
+    padded_height, padded_width = height + 2 * CROP_PADDING, width + 2 * CROP_PADDING
+    first = (torch.arange(count) * padded_height + top) * padded_width + left
+    rows = (first[:, None] + padded_width * torch.arange(height)).flatten()
+    mirrored, rows = mirrored.to(images.device, non_blocking=True), rows.to(images.device, non_blocking=True)
+
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    pixels = pixels.index_copy(0, mirrored, pixels.index_select(0, mirrored).flip(2))
+    padded = F.pad(pixels, [0, 0] + [CROP_PADDING] * 4)
+    # Every run of `width` pixels, wherever it starts; of a crop's rows each is one, which is copied as a whole.
+    runs = padded.flatten().unfold(0, channels * width, channels)
+    return runs.index_select(0, rows).view_as(pixels).permute(0, 3, 1, 2)
 
 
 def strong(images, generator, posterize_bits=(1, 1)):
@@ -45,6 +55,7 @@ def distort(images, generator, posterize_bits=(1, 1)):
     images: uint8 (n, 3, H, W). Returns the same shape. `posterize_bits` bounds what Posterize keeps: one bit in the
     CIFAR recipe, (4, 8) in the ImageNet one.
     """
+    images = images.contiguous()
     for _ in range(OPERATIONS_PER_IMAGE):
         images = random_operation(images, generator, posterize_bits)
     return cutout(images, generator)

@@ -3,6 +3,8 @@
 Source of the idea: Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498.
 """
 
+from dataclasses import replace
+
 import torch
 
 from mdistiller.dataset.augment import distort, weak
@@ -78,18 +80,28 @@ class BatchSource:
         count = self.num_images_per_epoch
         return torch.randperm(count, generator=self.generator) if self.shuffle else torch.arange(count)
 
-    def _batch(self, entries, images, images_strong=None):
-        """The batch of `entries`: `images`, uint8 (B, 3, H, W), augmented and normalised.
+    def _views(self, entries, images, images_strong=None):
+        """The augmented views of `entries`, uint8 (B, 3, H, W), made of `images`: one, or a weak and a strong one.
 
-        images_strong: what the second of two views is made of, where that is not `images`.
+        images_strong: what the strong one is made of, where that is not `images`.
         """
-        rows = (entries % len(self.image_set)).to(self.device, non_blocking=True)
-        batch = {"image": self._normalise(self._augment(images, entries))}
+        views = [self._augment(images, entries)]
         if self.augment == "two-view":
-            batch["image_weak"] = batch["image"]
             cropped = self._crop(images if images_strong is None else images_strong)
-            batch["image_strong"] = self._normalise(distort(cropped, self.generator, self.posterize_bits))
+            views.append(distort(cropped, self.generator, self.posterize_bits))
+        return views
+
+    def _batch(self, rows, views):
+        """The batch of the image set's `rows`, of uint8 `views`."""
+        images = [self._normalise(view) for view in views]
+        batch = {"image": images[0]}
+        if self.augment == "two-view":
+            batch |= {"image_weak": images[0], "image_strong": images[1]}
         return batch | {"target": self.image_set.targets[rows], "index": rows}
+
+    def _rows(self, entries):
+        """The rows of the image set, on the device, that `entries` are views of."""
+        return (entries % len(self.image_set)).to(self.device, non_blocking=True)
 
     def _augment(self, images, entries):
         if self.augment == "none":
@@ -120,10 +132,16 @@ class BatchSource:
 class Loader(BatchSource):
     """Batches of an `ImageSet`, gathered, augmented and normalised where its tensors are."""
 
+    def __init__(self, image_set, *args, **options):
+        # Pixel after pixel, so that an image's rows are copied as they are.
+        images = image_set.images.contiguous(memory_format=torch.channels_last)
+        super().__init__(replace(image_set, images=images), *args, **options)
+
     def __iter__(self):
+        pixels = self.image_set.images.permute(0, 2, 3, 1)
         batches_per_chunk = max(1, CHUNK // self.batch_size)
         for entries in self._order().split(batches_per_chunk * self.batch_size):
-            rows = (entries % len(self.image_set)).to(self.device, non_blocking=True)
-            chunk = self._batch(entries, self.image_set.images.index_select(0, rows))
-            for parts in zip(*(tensor.split(self.batch_size) for tensor in chunk.values()), strict=True):
-                yield dict(zip(chunk, parts, strict=True))
+            rows = self._rows(entries)
+            views = self._views(entries, pixels.index_select(0, rows).permute(0, 3, 1, 2))
+            for batch_rows, *batch_views in zip(*(part.split(self.batch_size) for part in (rows, *views)), strict=True):
+                yield self._batch(batch_rows, batch_views)

@@ -57,7 +57,8 @@ class FileLoader(BatchSource):
             if isinstance(item, str):
                 raise UserError(item)
             entries, views = item
-            yield self._batch(entries, *(view.to(self.device, non_blocking=True) for view in views))
+            views = [view.to(self.device, non_blocking=True) for view in views]
+            yield self._batch(self._rows(entries), self._views(entries, *views))
 
     def _crop(self, images):
         return super()._crop(images) if self.small else images  # workers have cropped them
