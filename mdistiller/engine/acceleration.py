@@ -56,15 +56,14 @@ def autocast(solver, device: torch.device):
 
 def gradient_scaler(solver, device: torch.device) -> torch.amp.GradScaler | None:
     """Keeps small gradients from becoming 0 in fp16; None where the precision needs none."""
-    if solver.AMP != "fp16":
-        return None
-    if solver.TRAINER in ("dot", "crd_dot"):
-        raise UserError("SOLVER.AMP fp16 scales one loss and SOLVER.TRAINER dot has two; type SOLVER.AMP bf16")
-    return torch.amp.GradScaler(device.type)
+    return torch.amp.GradScaler(device.type) if solver.AMP == "fp16" else None
 
 
 def compile_networks(distiller: nn.Module, device: torch.device) -> None:
-    """Compile the student and the teacher of `distiller` in place, for the batches that training repeats.
+    """Compile the networks of `distiller` in place, for the batches that training repeats.
+
+    On a CPU a student gains nothing, and a teacher by its weights being laid out once, as constants; one whose weights
+    or statistics the method may change stays as it is.
 
     Raises UserError where there is no C++ compiler, here, or compiling fails, with the first batch.
     """
@@ -72,13 +71,15 @@ def compile_networks(distiller: nn.Module, device: torch.device) -> None:
         raise UserError(
             "SOLVER.COMPILE needs a C++ compiler and there is no g++ or clang++; install one, or leave it out"
         )
+    if device.type == "cpu":
+        teacher, is_constant = distiller.teacher, not distiller.needs_teacher_norms
+        if teacher is not None and is_constant and not any(p.requires_grad for p in teacher.parameters()):
+            compile_network(teacher, options={"freezing": True})
+        return
     # CUDA graphs start the kernels of a whole network at once: small batches are not held up by launching them.
-    options = {"mode": "reduce-overhead"} if device.type == "cuda" else {}
-    compile_network(distiller.student, **options)
-    if distiller.teacher is not None:
-        if device.type == "cpu" and not any(parameter.requires_grad for parameter in distiller.teacher.parameters()):
-            options = {"options": {"freezing": True}}  # its weights are constants, laid out once for the processor
-        compile_network(distiller.teacher, **options)
+    for network in (distiller.student, distiller.teacher):
+        if network is not None:
+            compile_network(network, mode="reduce-overhead")
 
 
 def compile_network(network: nn.Module, **options) -> None:

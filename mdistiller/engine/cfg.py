@@ -444,3 +444,5 @@ def check(cfg: CN) -> None:
             value = functools.reduce(CN.__getitem__, key.split("."), cfg)
             if not is_good(value):
                 raise UserError(f"{key} is {value}; expected {expected}")
+    if cfg.SOLVER.AMP == "fp16" and cfg.SOLVER.TRAINER in ("dot", "crd_dot"):
+        raise UserError("SOLVER.AMP fp16 scales one loss and SOLVER.TRAINER dot has two; type SOLVER.AMP bf16")

@@ -27,9 +27,10 @@ def run_residual_stages(stem, x, stages):
     """
     feats, preact_feats = [stem], [stem]
     for stage in stages:
-        for block in stage:
-            preact = block(x)
-            x = F.relu(preact)
+        for block in stage[:-1]:
+            x = F.relu(block(x), inplace=True)
+        preact = stage[-1](x)
+        x = F.relu(preact)
         feats.append(x)
         preact_feats.append(preact)
     return {"feats": feats, "preact_feats": preact_feats, "final_map": x, "pooled_feat": global_average(x)}

@@ -113,23 +113,35 @@ def test_a_step_whose_gradients_overflow_is_left_out():
 
 
 def test_fp16_and_dot_do_not_combine(script):
-    arguments = [*PAIR, *TINY, "SOLVER.AMP", "fp16", "SOLVER.TRAINER", "dot"]
-    script(training_main, "--selected_model", "resnet8", *arguments[4:]).fails_with("fp16", "dot", "bf16")
+    arguments = ["--selected_model", "resnet8", *TINY, "SOLVER.AMP", "fp16", "SOLVER.TRAINER", "dot"]
+    script(training_main, *arguments).fails_with("fp16", "dot", "bf16")
+    assert not list(script.utils.iterdir())
 
 
 def test_an_unknown_precision_is_refused(script):
     script(training_main, *TINY, "SOLVER.AMP", "int8").fails_with("SOLVER.AMP is int8", "none, bf16, fp16")
 
 
-def test_full_batches_are_compiled_and_others_are_not(distiller, monkeypatch):
+@pytest.mark.parametrize(("device", "networks"), [("cpu", 1), ("cuda", 2)])
+def test_full_batches_are_compiled_and_others_are_not(distiller, monkeypatch, device, networks):
     counting = Counting(monkeypatch)
-    acceleration.compile_networks(distiller, CPU)
+    acceleration.compile_networks(distiller, torch.device(device))
     for count in (4, 4, 3):
         image, target = batch_of(count)
         distiller(image=image, target=target)
     distiller.eval()
     distiller(image=batch_of(4)[0])
-    assert counting.shapes == [(4, 3, 32, 32)] * 4  # student and teacher, twice
+    assert counting.shapes == [(4, 3, 32, 32)] * 2 * networks
+
+
+def test_a_teacher_that_the_method_may_change_is_not_frozen_into_constants(distiller, monkeypatch):
+    counting = Counting(monkeypatch)
+    distiller.teacher.requires_grad_(True)
+    acceleration.compile_networks(distiller, CPU)
+    distiller.teacher.requires_grad_(False)
+    distiller.needs_teacher_norms = True
+    acceleration.compile_networks(distiller, CPU)
+    assert counting.options == []
 
 
 def test_compilation_refuses_graph_breaks_and_changing_shapes(distiller, monkeypatch):

@@ -28,8 +28,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
-        out = F.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(out)) + shortcut
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return self.bn2(self.conv2(out)).add_(shortcut)
 
     @property
     def last_bn(self):
@@ -55,7 +55,7 @@ class ResNet(nn.Module):
         init_convolutions(self)
 
     def forward(self, x):
-        stem = F.relu(self.bn1(self.conv1(x)))
+        stem = F.relu(self.bn1(self.conv1(x)), inplace=True)
         features = run_residual_stages(stem, stem, (self.layer1, self.layer2, self.layer3))
         return self.fc(features["pooled_feat"]), features
 

@@ -25,8 +25,8 @@ class BasicBlock(nn.Module):
         self.shortcut = make_shortcut(in_channels, width, stride)
 
     def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)))
-        return self.bn2(self.conv2(out)) + self.shortcut(x)
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return self.bn2(self.conv2(out)).add_(self.shortcut(x))
 
     @property
     def last_bn(self):
@@ -50,9 +50,9 @@ class Bottleneck(nn.Module):
         self.shortcut = make_shortcut(in_channels, out_channels, stride)
 
     def forward(self, x):
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        return self.bn3(self.conv3(out)) + self.shortcut(x)
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        return self.bn3(self.conv3(out)).add_(self.shortcut(x))
 
     @property
     def last_bn(self):
@@ -88,7 +88,7 @@ class ResNet(nn.Module):
         return self.layer1, self.layer2, self.layer3, self.layer4
 
     def forward(self, x):
-        stem = F.relu(self.bn1(self.conv1(x)))
+        stem = F.relu(self.bn1(self.conv1(x)), inplace=True)
         features = run_residual_stages(stem, stem, self.stages)
         return self.linear(features["pooled_feat"]), features
 

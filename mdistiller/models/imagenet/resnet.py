@@ -32,9 +32,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = F.relu(self.bn2(self.conv2(out)))
-        return self.bn3(self.conv3(out)) + shortcut
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        return self.bn3(self.conv3(out)).add_(shortcut)
 
     @property
     def last_bn(self):
@@ -65,7 +65,7 @@ class ResNet(nn.Module):
         return self.layer1, self.layer2, self.layer3, self.layer4
 
     def forward(self, x):
-        stem = F.relu(self.bn1(self.conv1(x)))
+        stem = F.relu(self.bn1(self.conv1(x)), inplace=True)
         features = run_residual_stages(stem, F.max_pool2d(stem, 3, stride=2, padding=1), self.stages)
         return self.fc(features["pooled_feat"]), features
 
