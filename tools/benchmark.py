@@ -430,10 +430,18 @@ def summary_of_trace(events):
 
 
 def matrix_rate(dtype, flags):
-    """Operations a second of the product of two large matrices."""
+    """Operations a second of a large product: of matrices or in a convolution, whose libraries differ, the faster."""
     side = MATRIX_SIDE[flags.device.type]
     a, b = (torch.randn(side, side, device=flags.device).to(dtype) for _ in range(2))
-    return 2 * side**3 / alternate({"product": lambda: a @ b}, flags.repeats, flags.device)["product"]
+    channels, shape = side // 8, (32, side // 8, 32, 32)
+    image, weight = (
+        torch.randn(size, device=flags.device).to(dtype=dtype, memory_format=torch.channels_last)
+        for size in (shape, (channels, channels, 3, 3))
+    )
+    products = {"matrices": lambda: a @ b, "convolution": lambda: nn.functional.conv2d(image, weight, padding=1)}
+    operations = {"matrices": 2 * side**3, "convolution": 2 * 9 * channels * image.numel()}
+    seconds = alternate(products, flags.repeats, flags.device)
+    return max(operations[name] / seconds[name] for name in products)
 
 
 def copy_rate(flags):
@@ -489,7 +497,7 @@ def limits(cfg, student, teacher, settings, seconds, flags):
         rate = matrix_rate(dtype, flags)
         by_rate, by_bandwidth = operations / rate, numbers * dtype.itemsize / bandwidth
         lines.append(
-            f"{name}: matrix products run at {rate / 1e9:.4g} GFLOP/s here, which allows {1000 * by_rate:.3g} ms a "
+            f"{name}: large products run at {rate / 1e9:.4g} GFLOP/s here, which allows {1000 * by_rate:.3g} ms a "
             f"step, the bandwidth {1000 * by_bandwidth:.3g} ms; reached: "
             f"{max(by_rate, by_bandwidth) / seconds[name]:.0%} of the larger"
         )
