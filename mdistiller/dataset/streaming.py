@@ -32,8 +32,9 @@ class FileLoader(BatchSource):
 
     As ImageNet's recipe has it, weak augmentation is a random crop of 8 to 100 % of the area and a mirror (Szegedy
     et al., Going Deeper with Convolutions, CVPR 2015); without augmentation the shorter side is scaled to 256/224 of
-    `image_size`, and the centre is cut out. Both equal torchvision's transforms v2 on uint8. With `small` images are
-    prepared and augmented as those of a `Loader`, for sets of small images that do not fit into memory.
+    `image_size`, and the centre is cut out. Both equal torchvision's transforms v2 on uint8, to the rounding. With
+    `small` images are prepared and augmented as those of a `Loader`, for sets of small images that do not fit into
+    memory.
     workers: processes that decode, at most one a core; 0: this one does. Each holds at most three batches.
     """
 

