@@ -1,6 +1,7 @@
 """The command lines of the scripts: flags to config, one call into the engine, errors to exit status 2."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -64,6 +65,9 @@ def run_script(main, *arguments) -> int:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted; finished epochs are kept", file=sys.stderr)
         return 130

@@ -1,6 +1,8 @@
 """The scripts: indices, names, where things go, and one line with status 2 for bad input."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -411,3 +413,9 @@ def test_published_command_distils_on_real_images(script, shared):
     (best,) = script.utils.glob("model_distillation_pth/*_resnet56_ShuffleV1_DKD/best.pth")
     meta = torch.load(best, weights_only=True)["meta"]
     assert meta["num_classes"] == 100 and meta["dataset"]["test_images"] == 916
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command = f"{sys.executable} {PROJECT}/ImageNet/Utils/distillation_train.py --list | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
