@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+from mdistiller.dataset.wnids import IMAGENET_WNIDS
 from mdistiller.errors import UserError
 
 ANNOTATIONS = "val_annotations.txt"
@@ -12,7 +13,6 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SYNSETS = "meta.mat"
 VALIDATION = "val"
 DEVKIT = "ILSVRC2012_devkit_t12/data"
-IMAGENET_CLASSES = 1000
 
 
 def find_label_file(folder):
@@ -74,7 +74,7 @@ def _read_ground_truth(path, names, train_classes):
             break
     else:
         # ILSVRC numbers its classes in an order of its own; only other data can be meant to count its folders.
-        if train_classes is None or len(train_classes) >= IMAGENET_CLASSES:
+        if train_classes is None or len(train_classes) >= len(IMAGENET_WNIDS):
             raise UserError(
                 f"{path} numbers the classes in ILSVRC's own order, which the devkit's {SYNSETS} tells; "
                 f"put {SYNSETS} beside it"
@@ -98,13 +98,10 @@ def read_synsets(path):
     """WordNet ids by ILSVRC number, from the devkit's `meta.mat`. Raises `UserError` for another file."""
     try:
         fields = _read_struct(Path(path).read_bytes())
-        return {int(number[0]): "".join(map(chr, wnid)) for number, wnid in _zip_fields(fields)}
+        synsets = zip(fields["ILSVRC2012_ID"], fields["WNID"], strict=True)
+        return {int(number[0]): "".join(map(chr, wnid)) for number, wnid in synsets}
     except (OSError, KeyError, IndexError, ValueError, struct.error, zlib.error) as error:
         raise UserError(f"cannot read {path}; expected the ILSVRC 2012 devkit's {SYNSETS}") from error
-
-
-def _zip_fields(fields):
-    return zip(fields["ILSVRC2012_ID"], fields["WNID"], strict=True)
 
 
 # MATLAB's Level 5 MAT-file format: elements of (type, size, data), aligned to 8 bytes.

@@ -138,8 +138,8 @@ def decode(path):
         image = decode_image(read_file(os.fspath(path)), ImageReadMode.RGB)
         if image.dtype == torch.uint8 and image.dim() == 3:
             return image[None].contiguous(memory_format=torch.channels_last)
-    except (ImportError, RuntimeError):
-        pass  # a torchvision that left decoding to others, a format that PIL alone knows, or a damaged file
+    except (ImportError, RuntimeError, UnicodeError):
+        pass  # a torchvision without decoders, a format or a name that PIL alone can read, or a damaged file
     pixels = torch.from_numpy(np.array(read_image(path)))
     return pixels.permute(2, 0, 1)[None]
 

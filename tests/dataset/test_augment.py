@@ -6,34 +6,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
 from mdistiller.dataset import augment
+from tools.benchmark import PIL_OPERATIONS
 
-
-def affine(coefficients):
-    def apply(image, magnitude):
-        return image.transform(image.size, Image.Transform.AFFINE, coefficients(magnitude, *image.size))
-
-    return apply
-
-
-PIL_OPERATIONS = {
-    "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
-    "Brightness": lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
-    "Color": lambda image, factor: ImageEnhance.Color(image).enhance(factor),
-    "Contrast": lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
-    "Equalize": lambda image, _: ImageOps.equalize(image),
-    "Identity": lambda image, _: image,
-    "Posterize": lambda image, bits: ImageOps.posterize(image, int(bits)),
-    "Rotate": lambda image, angle: image.rotate(angle),
-    "Sharpness": lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor),
-    "ShearX": affine(lambda v, width, height: (1, v, 0, 0, 1, 0)),
-    "ShearY": affine(lambda v, width, height: (1, 0, 0, v, 1, 0)),
-    "Solarize": lambda image, threshold: ImageOps.solarize(image, threshold),
-    "TranslateX": affine(lambda v, width, height: (1, 0, v * width, 0, 1, 0)),
-    "TranslateY": affine(lambda v, width, height: (1, 0, 0, 0, 1, v * height)),
-}
 OPERATIONS = augment.operation_table(posterize_bits=(1, 8))
 
 
