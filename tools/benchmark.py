@@ -13,10 +13,12 @@ import functools
 import gc
 import itertools
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -164,14 +166,31 @@ def plain_loader(image_set, batch_size, augment, workers, shuffle=True):
     return DataLoader(ConcatDataset(views), batch_size, shuffle, **options)
 
 
-class PlainTraining:
+class Way:
+    """A way to train on `image_set`: `loader` makes an epoch of it, which `train_on` runs."""
+
+    def prepare(self):
+        """Warm up; returns the MiB that the GPU gave for it, as `with_peak_memory`."""
+        few = first_images(self.image_set, WARM_UP_STEPS * self.cfg.SOLVER.BATCH_SIZE)
+        _, memory = with_peak_memory(lambda: self.train_on(self.loader(few)), self.device)
+        self.epoch = self.loader(self.image_set)
+        return memory
+
+    def train_epoch(self):
+        self.train_on(self.epoch)
+
+    def profile(self):
+        return profile_steps(self)
+
+
+class PlainTraining(Way):
     """Training as published trainers do it: float32, NCHW, the teacher as it is, values read back in every step.
 
-    The losses are this project's; part `losses` compares these.
+    The networks and losses are this project's; part `losses` compares the losses.
     """
 
     def __init__(self, cfg, student, teacher, image_set, device, workers=0):
-        self.cfg, self.device, self.workers = cfg, device, workers
+        self.cfg, self.image_set, self.device, self.workers = cfg, image_set, device, workers
         torch.manual_seed(0)  # for the modules that a method adds
         self.distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(image_set)).to(device)
         if hasattr(self.distiller, "set_targets"):
@@ -208,6 +227,29 @@ def set_plain_backends():
     """What published scripts set, and PyTorch's defaults: on CUDA convolutions are autotuned and may use TF32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+
+
+class OwnProcess:
+    """What `make(*arguments)` returns, in a process of its own: its methods are called there.
+
+    What our trainer sets for its process, how memory is kept above all, does not reach the plain way so.
+    """
+
+    def __init__(self, make, *arguments):
+        spawn, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
+        self.executor = ProcessPoolExecutor(1, spawn, initializer=torch.set_num_threads, initargs=(threads,))
+        self.executor.submit(_make_here, make, arguments).result()
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.executor.submit(_call_here, name, arguments).result()
+
+
+def _make_here(make, arguments):
+    OwnProcess.here = make(*arguments)
+
+
+def _call_here(name, arguments):
+    return getattr(OwnProcess.here, name)(*arguments)
 
 
 class PlainFiles(Dataset):
@@ -247,11 +289,12 @@ def plain_scores(embedding, memory, indices, temperature):
     return torch.bmm(samples, embedding[:, :, None]).squeeze(2).div(temperature).exp()
 
 
-class Training:
+class Training(Way):
     """The project's own trainer, without a run's files."""
 
-    def __init__(self, cfg, student, teacher, image_set):
-        self.cfg = cfg
+    def __init__(self, cfg, student, teacher, image_set, device):
+        image_set = image_set.to(device)
+        self.cfg, self.image_set, self.device = cfg, image_set, device
         torch.manual_seed(0)
         loader = self.loader(image_set)
         data = Data(loader, None, image_set.classes, SIDE, *STATISTICS)
@@ -393,7 +436,7 @@ class ProfiledLoader:
             self.profiler.step()
 
 
-def profile_steps(training, image_set):
+def profile_steps(training):
     """`summary_of_trace` of PROFILED_STEPS steps of `training` on a GPU, in the middle of three times as many."""
     events = []
     profiler = torch.profiler.profile(
@@ -401,7 +444,7 @@ def profile_steps(training, image_set):
         schedule=torch.profiler.schedule(wait=PROFILED_STEPS - 1, warmup=1, active=PROFILED_STEPS, repeat=1),
         on_trace_ready=lambda profiler: events.extend(trace_of(profiler)),
     )
-    images = first_images(image_set, 3 * PROFILED_STEPS * training.cfg.SOLVER.BATCH_SIZE)
+    images = first_images(training.image_set, 3 * PROFILED_STEPS * training.cfg.SOLVER.BATCH_SIZE)
     with profiler:
         training.train_on(ProfiledLoader(training.loader(images), profiler))
     return summary_of_trace(events)
@@ -548,30 +591,20 @@ def build_networks(cfg):
 def build_trainings(cfg, student, teacher, image_set, settings, flags):
     """The plain way and each of `settings`, warmed up: {name: training}, and the memory that each took."""
     torch.compiler.reset()  # it refuses to compile one network for too many
-    on_device, few = image_set.to(flags.device), WARM_UP_STEPS * cfg.SOLVER.BATCH_SIZE
-
-    def plain():
-        networks = copy.deepcopy((student, teacher))
-        training = PlainTraining(cfg, *networks, image_set, flags.device, flags.workers)
-        training.train_on(training.loader(first_images(image_set, few)))
-        return training
-
-    def ours(values):
-        training = Training(with_settings(cfg, values), *copy.deepcopy((student, teacher)), on_device)
-        training.train_on(training.loader(first_images(on_device, few)))
-        return training
-
-    makers = {"plain": plain} | {name: lambda values=values: ours(values) for name, values in settings.items()}
-    built = {name: with_peak_memory(make, flags.device) for name, make in makers.items()}
-    return {name: training for name, (training, _) in built.items()}, {name: peak for name, (_, peak) in built.items()}
+    plain = OwnProcess(PlainTraining, cfg, student, teacher, image_set, flags.device, flags.workers)
+    trainings = {"plain": plain} | {
+        name: Training(with_settings(cfg, values), *copy.deepcopy((student, teacher)), image_set, flags.device)
+        for name, values in settings.items()
+    }
+    return trainings, {name: training.prepare() for name, training in trainings.items()}
 
 
-def time_epochs(trainings, image_set, flags, warm_up):
-    """Median seconds of an epoch of `image_set`, and the number of its steps and images."""
-    on_device = image_set.to(flags.device)
-    loaders = {n: t.loader(image_set if n == "plain" else on_device) for n, t in trainings.items()}
-    runs = {name: lambda t=t, loader=loaders[name]: t.train_on(loader) for name, t in trainings.items()}
-    return alternate(runs, flags.repeats, flags.device, warm_up), len(loaders["plain"]), len(loaders["plain"].dataset)
+def time_epochs(trainings, flags, warm_up):
+    """Median seconds of an epoch, and the number of its steps and images."""
+    seconds = alternate({name: t.train_epoch for name, t in trainings.items()}, flags.repeats, flags.device, warm_up)
+    *_, ours = trainings.values()
+    epoch = ours.epoch
+    return seconds, len(epoch), epoch.num_images_per_epoch
 
 
 def title_of(cfg):
@@ -586,7 +619,7 @@ def loss_differences(cfg, student, teacher, image_set, device):
     """
     cfg = with_settings(cfg, {"LR": EQUAL_LR})
     plain, changed = (PlainTraining(cfg, *copy.deepcopy((student, teacher)), image_set, device) for _ in range(2))
-    ours = Training(cfg, *copy.deepcopy((student, teacher)), image_set.to(device))
+    ours = Training(cfg, *copy.deepcopy((student, teacher)), image_set, device)
     with torch.no_grad():
         for parameter in changed.distiller.student.parameters():
             parameter.mul_(1 + ROUNDING * torch.randn_like(parameter).sign())
@@ -594,7 +627,7 @@ def loss_differences(cfg, student, teacher, image_set, device):
     for distiller in (plain.distiller, changed.distiller, ours.trainer.distiller):
         distiller.train()
     differences = []
-    for batch in itertools.islice(ours.loader(image_set.to(device)), EQUAL_STEPS):
+    for batch in itertools.islice(ours.loader(ours.image_set), EQUAL_STEPS):
         same = batch["image"].contiguous(), batch["target"], batch["index"]
         loss = plain.step(*same)[0]
         differences.append([abs(other - loss) / abs(loss) for other in (ours.step(batch), changed.step(*same)[0])])
@@ -621,7 +654,7 @@ def measure_step(flags):
         same_images, image_set = random_images(EQUAL_STEPS * batch_size), random_images(flags.steps * batch_size)
         check_losses(report, *loss_differences(cfg, *networks, same_images, flags.device))
         trainings, memory = build_trainings(cfg, *networks, image_set, settings, flags)
-        seconds, steps, images = time_epochs(trainings, image_set, flags, warm_up=True)
+        seconds, steps, images = time_epochs(trainings, flags, warm_up=True)
         seconds = {name: value / steps for name, value in seconds.items()}
         rows = [Row(title_of(cfg), name, value, images / steps, memory[name]) for name, value in seconds.items()]
         report.rows += rows
@@ -638,13 +671,12 @@ def measure_epoch(flags):
         cfg = config_of(flags, batch_size)
         networks = build_networks(cfg)
         trainings, memory = build_trainings(cfg, *networks, image_set, settings, flags)
-        seconds, steps, images = time_epochs(trainings, image_set, flags, warm_up=False)
+        seconds, steps, images = time_epochs(trainings, flags, warm_up=False)
         for name, value in seconds.items():
             report.rows.append(Row(title_of(cfg), name, value / steps, images / steps, memory[name]))
             line = f"batch {batch_size}, {name}: an epoch of {images:,} images takes {value:.2f} s"
             if is_cuda:
-                where = CPU if name == "plain" else flags.device
-                waits, copies, busy = profile_steps(trainings[name], image_set.to(where))
+                waits, copies, busy = trainings[name].profile()
                 line += (
                     f"; in {PROFILED_STEPS} steps under the profiler the host waits {waits:.2g} times a step, "
                     f"{copies:.2g} copies a step go to the host, the GPU is busy {busy:.0%} of the time"

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ._common import full_precision, warm_up
+from ._common import full_precision, is_target, warm_up
 from ._logit import LogitDistiller
 
 
@@ -15,12 +15,12 @@ def dkd_losses(logits_student, logits_teacher, target, alpha, beta, temperature)
     distributions (target class, all others); NCKD that of the distributions over the other classes alone. Both are
     computed from log-probabilities, so they stay finite where a probability vanishes.
     """
-    is_target = F.one_hot(target, logits_student.shape[1]).bool()
+    own = is_target(logits_student, target)
 
     def decouple(logits):
         logits = logits / temperature
-        others = logits.masked_fill(is_target, -torch.inf)
-        log_p_others = F.log_softmax(others, dim=1).masked_fill(is_target, 0.0)
+        others = logits.masked_fill(own, -torch.inf)
+        log_p_others = F.log_softmax(others, dim=1).masked_fill(own, 0.0)
         target_and_rest = torch.stack([logits.gather(1, target[:, None]).squeeze(1), others.logsumexp(dim=1)], dim=1)
         return F.log_softmax(target_and_rest, dim=1), log_p_others
 

@@ -4,7 +4,7 @@ Customized Soft Labels, ICCV 2023."""
 import torch
 import torch.nn.functional as F
 
-from ._common import full_precision
+from ._common import full_precision, is_target
 from ._logit import LogitDistiller
 
 
@@ -19,11 +19,11 @@ def nkd_loss(logits_student, logits_teacher, target, gamma, temperature):
     p_target = F.softmax(logits_teacher, dim=1).gather(1, column)
     target_loss = -(p_target * F.log_softmax(logits_student, dim=1).gather(1, column)).squeeze(1)
 
-    is_target = F.one_hot(target, logits_student.shape[1]).bool()
+    own = is_target(logits_student, target)
     others_student, others_teacher = (
-        (z / temperature).masked_fill(is_target, -torch.inf) for z in (logits_student, logits_teacher)
+        (z / temperature).masked_fill(own, -torch.inf) for z in (logits_student, logits_teacher)
     )
-    log_p_others = F.log_softmax(others_student, dim=1).masked_fill(is_target, 0.0)
+    log_p_others = F.log_softmax(others_student, dim=1).masked_fill(own, 0.0)
     others_loss = -(F.softmax(others_teacher, dim=1) * log_p_others).sum(dim=1)
     return (target_loss + gamma * temperature**2 * others_loss).mean()
 

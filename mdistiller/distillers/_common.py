@@ -34,6 +34,11 @@ def warm_up(epoch: int, epochs: int) -> float:
     return min(epoch / epochs, 1.0) if epochs > 0 else 1.0
 
 
+def is_target(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Which logits (batch, classes) are those of the samples' own classes, target (batch,): bool (batch, classes)."""
+    return torch.arange(logits.shape[1], device=target.device) == target[:, None]
+
+
 def low_confidence_share(confidence: torch.Tensor) -> torch.Tensor:
     """Share of the entries of `confidence` (n,) that are at most their median; a scalar.
 

@@ -1,6 +1,7 @@
-"""What makes a step fast beside the layout of memory: half precision and compilation."""
+"""What makes a step fast beside the layout of memory: half precision, compilation, memory that is kept."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import nn
 from mdistiller.errors import UserError
 
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+MMAP_THRESHOLD = 2**25  # bytes; the largest that glibc takes
 BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, and of ARM
 
 
@@ -46,6 +49,22 @@ def set_backends(solver) -> None:
     may_round = solver.AMP != "none"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = may_round
     torch.backends.cudnn.benchmark = may_round or solver.COMPILE
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what tensors on the CPU give back, for the next step; nothing where it is not glibc.
+
+    By itself glibc returns much of it to the system, which hands it out again page by page, each cleared first. Tensors
+    above MMAP_THRESHOLD still are returned, as keeping those of many sizes would fill the memory.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no mallopt, or no library to ask for it
+        mallopt = c_library().mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+
+
+def c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def autocast(solver, device: torch.device):

@@ -17,7 +17,7 @@ from mdistiller.models import build_model
 from mdistiller.models.folding import fold_batch_norms
 
 from . import cfg as config
-from .acceleration import compile_networks
+from .acceleration import compile_networks, keep_freed_memory
 from .benchmarks import Benchmark
 from .checkpoint import load_weights, read_weights, rows_of
 from .evaluation import Result
@@ -104,6 +104,8 @@ def assemble(cfg, student: nn.Module, teacher: nn.Module | None, train: BatchSou
     distiller = distiller.to(train.device, memory_format=memory_format_of(cfg))
     if hasattr(distiller, "set_targets"):
         distiller.set_targets(train.image_set.targets)
+    if train.device.type == "cpu":
+        keep_freed_memory()
     if cfg.SOLVER.COMPILE:
         compile_networks(distiller, train.device)
     return distiller

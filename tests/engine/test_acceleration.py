@@ -1,7 +1,9 @@
 """Half precision and compilation: what they change, and what not."""
 
 import copy
+import platform
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -237,3 +239,21 @@ def test_distillation_in_bf16_finishes(script, tmp_path):
     run = script(distillation_main, *PAIR, "--teacher_weights", tmp_path / "teacher.pth", *TINY, "SOLVER.AMP", "bf16")
     assert run.status == 0, run.err
     assert "Learning Time" in run.out
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_the_c_library_agrees_to_keep_memory(monkeypatch):
+    answers, library = [], acceleration.c_library()
+    listening = SimpleNamespace(mallopt=lambda *request: answers.append(library.mallopt(*request)))
+    monkeypatch.setattr(acceleration, "c_library", lambda: listening)
+    acceleration.keep_freed_memory()
+    assert answers == [1, 1]
+
+
+def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
+    def none_is_loaded():
+        raise TypeError("expected a file")  # as on Windows
+
+    for library in (none_is_loaded, object):
+        monkeypatch.setattr(acceleration, "c_library", library)
+        assert acceleration.keep_freed_memory() is None
