@@ -170,10 +170,11 @@ class Way:
     """A way to train on `image_set`: `loader` makes an epoch of it, which `train_on` runs."""
 
     def prepare(self):
-        """Warm up; returns the MiB that the GPU gave for it, as `with_peak_memory`."""
+        """Warm up and start the loader's workers; returns the MiB that the GPU gave for the first steps."""
         few = first_images(self.image_set, WARM_UP_STEPS * self.cfg.SOLVER.BATCH_SIZE)
         _, memory = with_peak_memory(lambda: self.train_on(self.loader(few)), self.device)
         self.epoch = self.loader(self.image_set)
+        next(iter(self.epoch))
         return memory
 
     def train_epoch(self):
@@ -236,12 +237,21 @@ class OwnProcess:
     """
 
     def __init__(self, make, *arguments):
-        spawn, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
-        self.executor = ProcessPoolExecutor(1, spawn, initializer=torch.set_num_threads, initargs=(threads,))
+        settings = torch.get_num_threads(), multiprocessing.get_start_method()
+        spawn = multiprocessing.get_context("spawn")
+        self.executor = ProcessPoolExecutor(1, spawn, initializer=_set_up_process, initargs=settings)
         self.executor.submit(_make_here, make, arguments).result()
 
     def __getattr__(self, name):
         return lambda *arguments: self.executor.submit(_call_here, name, arguments).result()
+
+    def close(self):
+        self.executor.shutdown()
+
+
+def _set_up_process(threads, start_method):
+    torch.set_num_threads(threads)
+    multiprocessing.set_start_method(start_method, force=True)  # of the loader's workers
 
 
 def _make_here(make, arguments):
@@ -250,6 +260,11 @@ def _make_here(make, arguments):
 
 def _call_here(name, arguments):
     return getattr(OwnProcess.here, name)(*arguments)
+
+
+def plain_training(cfg, images, device, workers):
+    """`PlainTraining` of what the seeds make: nothing large is sent to another process."""
+    return PlainTraining(cfg, *build_networks(cfg), random_images(images), device, workers)
 
 
 class PlainFiles(Dataset):
@@ -451,6 +466,7 @@ def profile_steps(training):
 
 
 WAITS = {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize"}
+LONG_COPY = 100  # microseconds; a copy that lasts so long on the host waits for the GPU
 GPU_WORK = {"kernel", "gpu_memcpy", "gpu_memset"}
 
 
@@ -462,7 +478,7 @@ def summary_of_trace(events):
         raise RuntimeError("the profiler saw no step")
     start, end = min(e["ts"] for e in steps), max(e["ts"] + e["dur"] for e in steps)
     inside = [e for e in events if start <= e["ts"] < end]
-    waits = sum(e["name"] in WAITS for e in inside)
+    waits = sum(e["name"] in WAITS or ("cudaMemcpy" in e["name"] and e["dur"] > LONG_COPY) for e in inside)
     copies = sum(e.get("cat") == "gpu_memcpy" and "DtoH" in e["name"] for e in inside)
     busy, reached = 0.0, start
     for event in sorted((e for e in events if e.get("cat") in GPU_WORK), key=lambda e: e["ts"]):
@@ -591,7 +607,7 @@ def build_networks(cfg):
 def build_trainings(cfg, student, teacher, image_set, settings, flags):
     """The plain way and each of `settings`, warmed up: {name: training}, and the memory that each took."""
     torch.compiler.reset()  # it refuses to compile one network for too many
-    plain = OwnProcess(PlainTraining, cfg, student, teacher, image_set, flags.device, flags.workers)
+    plain = OwnProcess(plain_training, cfg, len(image_set), flags.device, flags.workers)
     trainings = {"plain": plain} | {
         name: Training(with_settings(cfg, values), *copy.deepcopy((student, teacher)), image_set, flags.device)
         for name, values in settings.items()
@@ -659,6 +675,7 @@ def measure_step(flags):
         rows = [Row(title_of(cfg), name, value, images / steps, memory[name]) for name, value in seconds.items()]
         report.rows += rows
         report.notes += limits(cfg, *networks, settings, seconds, flags)
+        trainings["plain"].close()
     return report
 
 
@@ -682,6 +699,7 @@ def measure_epoch(flags):
                     f"{copies:.2g} copies a step go to the host, the GPU is busy {busy:.0%} of the time"
                 )
             report.notes.append(line)
+        trainings["plain"].close()
     if is_cuda:
         report.notes.append("our waits are the progress bar's reading, at most twice a second")
     return report

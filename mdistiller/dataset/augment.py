@@ -33,8 +33,8 @@ def weak(images, generator):
     mirrored = torch.randint(2, (count,), generator=generator).nonzero().flatten()
     padded_height, padded_width = height + 2 * CROP_PADDING, width + 2 * CROP_PADDING
     first = (torch.arange(count) * padded_height + top) * padded_width + left
-    rows = (first[:, None] + padded_width * torch.arange(height)).flatten()
-    mirrored, rows = mirrored.to(images.device, non_blocking=True), rows.to(images.device, non_blocking=True)
+    mirrored, first = mirrored.to(images.device, non_blocking=True), first.to(images.device, non_blocking=True)
+    rows = (first[:, None] + padded_width * torch.arange(height, device=images.device)).flatten()
 
     pixels = images.permute(0, 2, 3, 1).contiguous()
     pixels = pixels.index_copy(0, mirrored, pixels.index_select(0, mirrored).flip(2))

@@ -67,7 +67,8 @@ def read_images(files, image_size):
     Returns an `ImageSet` of uint8 (N, 3, image_size, image_size). Raises `UserError`, naming the file, when one cannot
     be read.
     """
-    images = torch.empty(len(files), 3, image_size, image_size, dtype=torch.uint8)
+    # Channels-last, as the loader has it, which needs no copy then.
+    images = torch.empty(len(files), image_size, image_size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def read(rows):
         for row in rows:

@@ -20,7 +20,8 @@ BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, and of
 def fastest_settings(device: torch.device) -> dict:
     """Values of SOLVER's keys that train fastest on `device`: what `--fast` sets."""
     if device.type == "cuda":
-        amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        with torch.cuda.device(device):
+            amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     else:
         amp = "bf16" if cpu_flags() & BF16_CPU_FLAGS else "none"
     return {"AMP": amp, "CHANNELS_LAST": True, "COMPILE": has_compiler()}
@@ -41,14 +42,14 @@ def has_compiler() -> bool:
 
 
 def set_backends(solver) -> None:
-    """Set what CUDA may trade for speed: nothing in float32, so that a run repeats itself; all in half precision.
+    """Set what CUDA may trade for speed.
 
-    TF32 rounds the factors of float32 products to 10 bits; cuDNN's autotuning picks algorithms by their speed at the
-    time, which may differ from run to run.
+    Never TF32, which rounds the factors of float32 products to 10 bits: what is in float32, the losses in half
+    precision too, is so to be exact. cuDNN's autotuning picks algorithms by their speed at the time, which may differ
+    from run to run, and so only where not every bit counts.
     """
-    may_round = solver.AMP != "none"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = may_round
-    torch.backends.cudnn.benchmark = may_round or solver.COMPILE
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = solver.AMP != "none" or solver.COMPILE
 
 
 def keep_freed_memory() -> None:

@@ -1,6 +1,7 @@
 """Optimisers: each takes a dict of losses and makes one step on their sum."""
 
 import torch
+from torch._functorch import config as functorch_config
 
 from mdistiller.errors import UserError
 
@@ -9,7 +10,17 @@ TASK_LOSS = "loss_ce"
 
 
 class SGD(torch.optim.SGD):
-    """Stochastic gradient descent with momentum, on the sum of the losses."""
+    """Stochastic gradient descent with momentum, on the sum of the losses.
+
+    Fused: one kernel for all parameters, which also skips a step of fp16 without asking the device. Momentum starts at
+    zero, since that kernel would leave it undefined where the first step is skipped.
+    """
+
+    def __init__(self, parameters, lr: float, momentum: float, weight_decay: float):
+        super().__init__(parameters, lr, momentum, weight_decay=weight_decay, fused=True)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
     def minimise(self, losses: dict, scaler: torch.amp.GradScaler | None = None) -> None:
         """One step. losses: {name: scalar}; scaler: for gradients in fp16."""
@@ -33,6 +44,8 @@ class DOT(torch.optim.Optimizer):
 
     def __init__(self, parameters, lr: float, momentum: float, weight_decay: float, delta: float):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "delta": delta})
+        # The second of two backward passes finds what it needs, even in a network that is compiled.
+        functorch_config.donated_buffer = False
 
     def minimise(self, losses: dict, scaler: None = None) -> None:
         """One step. losses: {name: scalar}, `loss_ce` among them; two losses cannot share a scaler."""
@@ -73,5 +86,4 @@ def build_optimizer(solver, parameters):
     """The optimiser that SOLVER.TRAINER names, by the rest of `solver`."""
     if solver.TRAINER in ("dot", "crd_dot"):
         return DOT(parameters, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY, solver.DOT.DELTA)
-    # Fused: one kernel for all parameters, which also skips a step of fp16 without asking the device.
-    return SGD(parameters, solver.LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, fused=True)
+    return SGD(parameters, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY)

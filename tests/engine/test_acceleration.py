@@ -114,6 +114,26 @@ def test_a_step_whose_gradients_overflow_is_left_out():
     assert torch.equal(network.weight, before) and scaler.get_scale() == 512.0
 
 
+def test_training_goes_on_after_a_first_step_that_overflows():
+    def weights_after(*inputs):
+        torch.manual_seed(0)
+        network = nn.Linear(5, 3)
+        optimizer, scaler = build_optimizer(solver(), network.parameters()), torch.amp.GradScaler("cpu", 1024.0)
+        for value in inputs:
+            optimizer.minimise({"loss_ce": network(torch.full((2, 5), value)).square().sum()}, scaler)
+        return network.weight
+
+    torch.testing.assert_close(weights_after(float("inf"), 1.0, 2.0), weights_after(1.0, 2.0))
+
+
+def test_a_parameter_may_join_the_loss_later():
+    early, late = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = build_optimizer(solver(MOMENTUM=0.0, WEIGHT_DECAY=0.0, LR=0.5), [early, late])
+    optimizer.minimise({"loss_ce": early.sum()})
+    optimizer.minimise({"loss_ce": (early + late).sum()})
+    assert (early.item(), late.item()) == (0.0, 0.5)
+
+
 def test_fp16_and_dot_do_not_combine(script):
     arguments = ["--selected_model", "resnet8", *TINY, "SOLVER.AMP", "fp16", "SOLVER.TRAINER", "dot"]
     script(training_main, *arguments).fails_with("fp16", "dot", "bf16")
@@ -187,6 +207,18 @@ def test_compiled_training_equals_training(distiller):
             optimizer.minimise(terms)
             losses.append(sum(terms.values()).item())
     assert losses[:3] == pytest.approx(losses[3:], rel=1e-4)
+
+
+@pytest.mark.skipif(not acceleration.has_compiler(), reason="needs a C++ compiler")
+def test_dot_trains_a_network_that_was_compiled_for_another_optimiser(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for trainer in ("base", "dot"):
+        torch.compiler.reset()
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+        acceleration.compile_network(network)
+        optimizer = build_optimizer(solver(TRAINER=trainer), network.parameters())
+        output = network(torch.ones(2, 3, 8, 8))
+        optimizer.minimise({"loss_ce": output.sum(), "loss_kd": output.square().sum()})
 
 
 def test_a_failed_compilation_is_one_line(distiller, monkeypatch):

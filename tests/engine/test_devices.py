@@ -20,7 +20,8 @@ BATCH, CLASSES = 8, 100
 
 # What CUDA cannot answer before the host has seen the values.
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount", "_linalg_check_errors"}
-READS |= {"_unique2", "unique_consecutive", "unique_dim"}
+READS |= {"_unique2", "unique_consecutive", "unique_dim", "_linalg_svd", "_linalg_eigh", "linalg_eig"}
+NEEDED = {"KDSVD": {"_linalg_svd"}}  # there is no other way to the singular vectors
 INDEXING = {"index", "index_put", "index_put_", "_unsafe_index"}
 
 
@@ -65,7 +66,7 @@ def test_a_step_reads_no_value_back(method):
             logits, losses = trainer.forward(batch, meter, 1)
             trainer.optimizer.minimise(losses)
             meter.update(losses, logits, batch["target"])
-    assert reads.found == []
+    assert set(reads.found) == NEEDED.get(method, set())
 
 
 def test_reads_are_seen():

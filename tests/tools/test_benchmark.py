@@ -187,12 +187,14 @@ def test_a_trace_tells_waits_copies_and_the_busy_share():
         event("kernel", "long", 30, 20),
         event("kernel", "inside the long one", 35, 5),
         event("gpu_memcpy", "Memcpy DtoH (Device -> Pageable)", 90, 30),
-        event("cuda_runtime", "cudaStreamSynchronize", 80, 20),
+        event("cuda_runtime", "cudaStreamSynchronize", 80, 5),
+        event("cuda_runtime", "cudaMemcpyAsync", 85, 150),
+        event("cuda_runtime", "cudaMemcpyAsync", 20, 5),
         event("cuda_runtime", "cudaDeviceSynchronize", 101, 20),
         {"ph": "i", "name": "[memory]", "ts": 1},
     ]
     waits, copies, busy = benchmark.summary_of_trace(events)
-    assert (waits, copies) == (0.5, 0.5)
+    assert (waits, copies) == (1, 0.5)
     assert busy == pytest.approx((20 + 20 + 10) / 100)
 
 
