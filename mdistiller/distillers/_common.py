@@ -49,14 +49,14 @@ def low_confidence_share(confidence: torch.Tensor) -> torch.Tensor:
     return (confidence <= confidence.median()).to(confidence.dtype).mean()
 
 
-_stages = weakref.WeakKeyDictionary()  # of networks; ShuffleV2 makes its list of batch norms anew in every call
+_stage_counts = weakref.WeakKeyDictionary()  # of networks; ShuffleV2 makes its list of batch norms anew in every call
 
 
 def stages_of(network: nn.Module, entries):
     """`entries`, one for each of the feature maps of `network`, without the stem's, which some networks do not list."""
-    if network not in _stages:
-        _stages[network] = len(network.get_bn_before_relu())
-    return entries[-_stages[network] :]
+    if network not in _stage_counts:
+        _stage_counts[network] = len(network.get_bn_before_relu())
+    return entries[-_stage_counts[network] :]
 
 
 def pair_stages(student, teacher):
