@@ -14,9 +14,12 @@ import gc
 import itertools
 import json
 import multiprocessing
+import os
+import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -250,8 +253,15 @@ class OwnProcess:
 
 
 def _set_up_process(threads, start_method):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the benchmark, and with it this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     multiprocessing.set_start_method(start_method, force=True)  # of the loader's workers
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _make_here(make, arguments):
