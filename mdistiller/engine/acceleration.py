@@ -44,9 +44,9 @@ def has_compiler() -> bool:
 def set_backends(solver) -> None:
     """Set what CUDA may trade for speed.
 
-    Never TF32, which rounds the factors of float32 products to 10 bits: what is in float32, the losses in half
-    precision too, is so to be exact. cuDNN's autotuning picks algorithms by their speed at the time, which may differ
-    from run to run, and so only where not every bit counts.
+    Never TF32, which rounds the factors of float32 products to 10 bits: half precision leaves in float32 only what
+    shall be exact, losses above all. Autotuning, by which cuDNN picks algorithms for their speed at the time, only
+    where a run need not repeat itself bit for bit.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = solver.AMP != "none" or solver.COMPILE
