@@ -1,0 +1,41 @@
+"""What the scripts' flags resolve to: the frozen settings of every method on both benchmarks and of every preset."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdistiller.engine.benchmarks import BENCHMARKS
+from mdistiller.engine.cli import baseline_config, distillation_config
+from mdistiller.engine.experiment import PROJECT
+
+FROZEN = json.loads(Path(__file__).with_name("resolved_configs.json").read_text())
+RUNS = [(benchmark, flags) for benchmark, frozen in FROZEN.items() for flags in frozen["differences"]]
+NO_FLAGS = {f"selected_{role}": None for role in ("student", "teacher", "distiller", "model")}
+NO_FLAGS |= {"cfg": None, "seed": None, "fast": False, "teacher_weights": None}
+
+
+def flat(node, prefix=""):
+    """Values of nested sections by their dotted keys, as JSON has them."""
+    values = {}
+    for key, value in node.items():
+        is_section = isinstance(value, dict)
+        values |= flat(value, f"{prefix}{key}.") if is_section else {prefix + key: json.loads(json.dumps(value))}
+    return values
+
+
+@pytest.mark.parametrize(("benchmark", "flags"), RUNS, ids=" ".join)
+def test_flags_resolve_to_the_frozen_settings(benchmark, flags):
+    frozen, words = FROZEN[benchmark], flags.split()
+    expected = frozen["plain training"] | frozen["differences"][flags]
+    given = {word[2:]: words[i + 1] for i, word in enumerate(words) if word.startswith("--")}
+    if "cfg" in given:
+        given["cfg"] = PROJECT / "configs" / benchmark / given["cfg"]
+    pairs = [word for i, word in enumerate(words) if word.isupper() or words[i - 1].isupper()]
+    resolve = baseline_config if "selected_model" in given else distillation_config
+    flags = argparse.Namespace(**NO_FLAGS | given, pairs=pairs)
+    actual = flat(resolve(BENCHMARKS[benchmark], flags, torch.device("cpu")))
+    actual["DATASET.ROOT"] = str(Path(actual["DATASET.ROOT"]).relative_to(Path.cwd()))
+    assert {key: actual[key] for key in expected} == expected
