@@ -1,14 +1,17 @@
 """Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision, pair_stages, pool_larger, stages_of
+from ._common import full_precision, pool_larger
+from ._feature import FeatureDistiller
 
 
 @full_precision
-def at_loss(feat_student, feat_teacher, p):
+def at_loss(feat_student: torch.Tensor, feat_teacher: torch.Tensor, p: float) -> torch.Tensor:
     """Mean squared difference of the attention maps of one stage.
 
     feat_*: (batch, channels, height, width); channels may differ, and where sizes do the larger is pooled. Returns a
@@ -22,23 +25,17 @@ def at_loss(feat_student, feat_teacher, p):
     return F.mse_loss(attention(feat_student), attention(feat_teacher))
 
 
-class AT(Distiller):
+class AT(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · at_loss, summed over the stages."""
 
-    def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.p = cfg.AT.P
-        self.ce_weight = cfg.AT.LOSS.CE_WEIGHT
-        self.feat_weight = cfg.AT.LOSS.FEAT_WEIGHT
+    defaults = {"P": 2, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1000.0}}
+    venue = "ICLR 2017"
+    transfers = "spatial attention maps"
 
-    def forward_train(self, image, target, **kwargs):
-        logits_student, features_student = self.student(image)
-        with torch.no_grad():
-            _, features_teacher = self.teacher(image)
-        stages = pair_stages(
-            stages_of(self.student, features_student["feats"]), stages_of(self.teacher, features_teacher["feats"])
-        )
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * sum(at_loss(*stage, self.p) for stage in stages),
-        }
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg.AT)
+        self.p = cfg.AT.P
+
+    def feature_loss(self, features_student, features_teacher, **kwargs):
+        stages = self.pair(features_student["feats"], features_teacher["feats"])
+        return sum(at_loss(*stage, self.p) for stage in stages)

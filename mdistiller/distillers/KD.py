@@ -1,13 +1,21 @@
 """Hinton et al., Distilling the Knowledge in a Neural Network, NIPS 2014 Deep Learning Workshop."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.checks import ABOVE_ZERO
 
 from ._common import full_precision
 from ._logit import LogitDistiller
 
 
 @full_precision
-def kd_loss(logits_student, logits_teacher, temperature):
+def kd_loss(
+    logits_student: torch.Tensor, logits_teacher: torch.Tensor, temperature: float | torch.Tensor
+) -> torch.Tensor:
     """T² KL(softmax(z_t / T) ‖ softmax(z_s / T)), mean over the batch.
 
     logits_*: (batch, classes). Returns a scalar.
@@ -20,7 +28,12 @@ def kd_loss(logits_student, logits_teacher, temperature):
 class KD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + KD_WEIGHT · T² KL."""
 
-    def __init__(self, student, teacher, cfg):
+    defaults = {"TEMPERATURE": 4, "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}}
+    checks = {"TEMPERATURE": ABOVE_ZERO}
+    venue = "NIPS-W 2014"
+    transfers = "softened logits"
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg, cfg.KD.LOSS.CE_WEIGHT)
         self.kd_weight = cfg.KD.LOSS.KD_WEIGHT
         self.temperature = cfg.KD.TEMPERATURE

@@ -1,15 +1,21 @@
 """Plain training of one network, the baseline of every method."""
 
+from typing import Any
+
+from torch import nn
+
 from ._base import Distiller
-from ._common import cross_entropy
 
 
 class Vanilla(Distiller):
     """Cross-entropy on the labels, no teacher."""
 
-    def __init__(self, student):
+    def __init__(self, student: nn.Module):
         super().__init__(student, None)
 
-    def forward_train(self, image, target, **kwargs):
-        logits, _ = self.student(image)
-        return logits, {"loss_ce": cross_entropy(logits, target)}
+    @classmethod
+    def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Vanilla":
+        return cls(student)
+
+    def losses(self, student, teacher, target, **kwargs):
+        return {}

@@ -1,82 +1,57 @@
-"""Distillation methods: one paper, one file."""
+"""Distillation methods: one paper, one file, found by itself.
 
-import importlib.util
-import inspect
-import re
-import sys
-from pathlib import Path
+Every file here whose name begins with a capital letter holds the method of its name. `_base.py` says what a method is.
+"""
 
+import importlib
+import pkgutil
+from typing import Any
+
+from torch import nn
+
+from mdistiller.checks import require_all
 from mdistiller.errors import UserError, nearest
 
 from ._base import Distiller
-from .AT import AT
-from .CLKD import CLKD
-from .CRD import CRD
-from .CTKD import CTKD
-from .DIST import DIST
-from .DKD import DKD
-from .FitNet import FitNet
-from .KD import KD
-from .KDSVD import KDSVD
-from .MLKD import MLKD
-from .NKD import NKD
-from .NST import NST
-from .OFD import OFD
-from .PKT import PKT
-from .ReviewKD import ReviewKD
-from .RKD import RKD
-from .SDD import SDD
-from .SKD import SKD
-from .SP import SP
-from .Vanilla import Vanilla
-from .VID import VID
+from .foreign import is_file_reference, load_class, split_reference
 
-DISTILLERS = {
-    "NONE": Vanilla,
-    "KD": KD,
-    "DKD": DKD,
-    "CLKD": CLKD,
-    "MLKD": MLKD,
-    "SKD": SKD,
-    "DIST": DIST,
-    "NKD": NKD,
-    "CTKD": CTKD,
-    "RKD": RKD,
-    "CRD": CRD,
-    "FITNET": FitNet,
-    "SDD": SDD,
-    "VID": VID,
-    "OFD": OFD,
-    "REVIEWKD": ReviewKD,
-    "AT": AT,
-    "NST": NST,
-    "PKT": PKT,
-    "SP": SP,
-    "KDSVD": KDSVD,
-}
-ALIASES = {"VANILLA": "NONE"}
+__all__ = ["DISTILLERS", "Distiller", "build_distiller", "canonical_name", "find_method"]
 
-__all__ = ["Distiller", "build_distiller", "canonical_name", "distiller_names", "is_file_reference", "label_of"]
+PUBLISHED_INDICES = 12  # the first so many of each benchmark belong to published tables
+ALIASES = {"VANILLA": "NONE"}  # MDistiller's name of plain training
 
 
-def distiller_names() -> list[str]:
-    """Names that `build_distiller` knows, beside `path/to/file.py:ClassName`."""
-    return list(DISTILLERS)
+def _discover() -> dict[str, type[Distiller]]:
+    """The classes of the files here, by the names that a config has for them.
+
+    Raises ImportError for a file without the class of its name, and for an index that is taken.
+    """
+    methods: dict[str, type[Distiller]] = {}
+    owners: dict[int, str] = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0].isupper()):
+        method = getattr(importlib.import_module(f".{name}", __name__), name, None)
+        if not (isinstance(method, type) and issubclass(method, Distiller)):
+            raise ImportError(f"{name}.py must hold the class {name}, derived from mdistiller.distillers.Distiller")
+        if method.index is not None:
+            owner = "a published method" if method.index < PUBLISHED_INDICES else owners.setdefault(method.index, name)
+            if owner != name:
+                raise ImportError(f"{name}.index is {method.index}, which belongs to {owner}; take the next free number")
+        methods[ALIASES.get(name.upper(), name.upper())] = method
+    return methods
 
 
-def is_file_reference(name: str) -> bool:
-    """Whether `name` is of the form `path/to/file.py:ClassName`."""
-    return ".py:" in name or name.endswith(".py")
+DISTILLERS = _discover()
+globals().update({method.__name__: method for method in DISTILLERS.values()})
 
 
 def canonical_name(name: str) -> str:
-    """The name under which `name` (any case) is registered; a reference to a file passes unchanged.
+    """The name under which `name` (any case) is registered; of a reference to a file, with its absolute path.
 
     Raises UserError where there is no such method, naming the nearest, or no such file.
     """
     if is_file_reference(name):
-        split_reference(name)
-        return name
+        path, class_name = split_reference(name)
+        return f"{path}:{class_name}" if class_name else str(path)
     upper = name.upper()
     upper = ALIASES.get(upper, upper)
     if upper not in DISTILLERS:
@@ -87,64 +62,25 @@ def canonical_name(name: str) -> str:
     return upper
 
 
-def label_of(name: str) -> str:
-    """The name that runs and tables show: the class's, also of a file reference."""
-    return name.rpartition(":")[2] if is_file_reference(name) else DISTILLERS[canonical_name(name)].__name__
+def find_method(name: str) -> type[Distiller]:
+    """The class of the method `name`, or of `path/to/file.py:ClassName`; its `__name__` is what runs and tables show.
 
-
-def split_reference(reference: str) -> tuple[Path, str]:
-    """Path and class name, empty where it is left out, of a file reference. Raises UserError for a missing file."""
-    path, _, class_name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
-    if not Path(path).is_file():
-        raise UserError(f"no distiller file {path}; expected --distiller path/to/file.py:ClassName")
-    return Path(path), class_name
-
-
-def load_distiller_class(reference: str) -> type:
-    """The class that `path/to/file.py:ClassName` names.
-
-    The file is loaded as a submodule of this package, so a file written for MDistiller keeps its relative imports.
-    Raises UserError where the file or the class is missing or the file does not import.
+    Raises UserError for an unknown name, and for a file that is missing, does not import or lacks the class.
     """
-    path, class_name = split_reference(reference)
-    name = f"{__name__}._file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UserError(f"distiller file {path} does not import: {type(error).__name__}: {error}") from error
-    own = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Distiller)]
-    own = [key for key in own if getattr(module, key).__module__ == name]
-    if class_name not in own:
-        raise UserError(
-            f"no distiller class {class_name!r} in {path}; type {path}:ClassName, classes there: "
-            f"{', '.join(own) or 'none that derives from mdistiller.distillers.Distiller'}"
-        )
-    return getattr(module, class_name)
+    name = canonical_name(name)
+    return load_class(name) if is_file_reference(name) else DISTILLERS[name]
 
 
-def build_distiller(name, student, teacher, cfg, num_data=None):
+def build_distiller(
+    name: str, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None
+) -> Distiller:
     """The method `name`, or the class of a file reference, around the two networks.
 
     teacher: None for plain training; cfg: the whole config; num_data: number of training images, for the methods
-    that keep a memory of them. Raises UserError for an unknown name.
+    that keep a memory of them. Raises UserError for an unknown name, and for values of `cfg` that it cannot have.
     """
-    name = canonical_name(name)
-    if name == "NONE":
-        return Vanilla(student)
-    is_file = is_file_reference(name)
-    cls = load_distiller_class(name) if is_file else DISTILLERS[name]
-    takes_num_data = "num_data" in inspect.signature(cls.__init__).parameters
-    arguments = (student, teacher, cfg, num_data) if takes_num_data else (student, teacher, cfg)
-    if not is_file:
-        return cls(*arguments)
-    try:
-        return cls(*arguments)
-    except Exception as error:
-        raise UserError(
-            f"{name} cannot be built: {type(error).__name__}: {error}; a section of the config that it needs "
-            "comes from --cfg or as SECTION.KEY VALUE"
-        ) from error
+    method = find_method(name)
+    if method.checks:
+        require_all(method.checks, cfg[method.section()], method.section())
+    return method.build(student, teacher, cfg, num_data)
+

@@ -1,55 +1,128 @@
-"""What every distiller is: a student, a frozen teacher and a rule that turns a batch into losses."""
+"""The contract between methods and everything else: what a method is, and what the engine reads of it."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
+from mdistiller.checks import Check
+
+from ._common import cross_entropy
+
+
+class Output(NamedTuple):
+    """What a network returns. logits: (batch, classes); features: as `mdistiller.models` describes."""
+
+    logits: torch.Tensor
+    features: dict[str, Any]
+
 
 class Distiller(nn.Module):
-    """Base class of the methods.
+    """A student, a frozen teacher, and a rule that turns what both return into losses.
 
-    A method overrides `forward_train`; one that adds modules also overrides `get_learnable_parameters`
-    and `get_extra_parameters`. The teacher is frozen, and stays in eval mode when the distiller trains; a method
-    without one passes None.
+    A method is a subclass in a file of its name beside this one, which is all that it takes: it is then listed, chosen,
+    configured, checked and tested by its name. It defines `losses`, or the simpler hook of `LogitDistiller` or
+    `FeatureDistiller`; its class attributes say the rest. `forward_train` runs both networks once; only a method whose
+    paper does otherwise, such as by two views of an image, overrides it.
 
-    needs_teacher_norms: whether the method reads the teacher's batch norms or has them normalise by the batch. Where
-    not, the trainer may fold them into the convolutions before them.
+    The teacher is frozen, and in eval mode while the distiller trains. A method without a teacher gets None.
     """
 
-    needs_teacher_norms = False
+    # The method's section of the config, called as the class in capitals: keys and values, sections nested in it.
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    # What the values must be, by the key within the section, such as "LOSS.KD_WEIGHT".
+    checks: ClassVar[Mapping[str, Check]] = {}
+    # Where the paper appeared, and what the method transfers: its row in the README.
+    venue: ClassVar[str] = ""
+    transfers: ClassVar[str] = ""
+    # The method's number on both benchmarks, after the published ones; None: it is chosen by name alone.
+    index: ClassVar[int | None] = None
 
-    def __init__(self, student: nn.Module, teacher: nn.Module | None):
+    # Whether the teacher stays as it is loaded, in eval mode: it may be folded, compiled as constants and not saved.
+    teacher_is_constant: ClassVar[bool] = True
+    # The layout of images and weights that the method's code takes.
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
+    # Whether its runs go to `{name}_train_log` and `{name}_model_pth` instead of the other methods' folders.
+    has_own_folders: ClassVar[bool] = False
+    # Whether a config may hold sections that are not known before, for the method to read.
+    takes_new_sections: ClassVar[bool] = False
+
+    def __init__(self, student: nn.Module, teacher: nn.Module | None, ce_weight: float = 1.0):
+        """ce_weight: of the cross-entropy on the labels, which every method has."""
         super().__init__()
         self.student = student
         self.teacher = teacher
+        self.ce_weight = ce_weight
         if teacher is not None:
             teacher.requires_grad_(False)
 
-    def train(self, mode: bool = True):
+    @classmethod
+    def section(cls) -> str:
+        """The name of the method's section in a config."""
+        return cls.__name__.upper()
+
+    @classmethod
+    def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Distiller":
+        """The method around two networks, as the whole config `cfg` says.
+
+        num_data: number of training images, for a method that remembers each. Raises UserError for what `cfg` cannot be.
+        """
+        return cls(student, teacher, cfg)
+
+    def set_targets(self, targets: torch.Tensor) -> None:
+        """Learn the class of every training image, int64 (num_data,), once and before training; most need none."""
+
+    def train(self, mode: bool = True) -> "Distiller":
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
         return self
 
-    def get_learnable_parameters(self) -> list[nn.Parameter]:
-        """Parameters for the optimiser: the student's, and those of the method's own modules."""
-        return list(self.student.parameters())
+    def losses(
+        self, student: Output, teacher: Output | None, target: torch.Tensor, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
+        """The method's own losses by name, scalars with their weights in them; the cross-entropy is added to them.
 
-    def get_extra_parameters(self) -> int:
-        """Number of parameters that the method adds to the student's for training."""
-        return 0
+        student, teacher: what the networks return, the teacher's without gradient; target and keywords: as those of
+        `forward_train`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define losses or forward_train")
 
-    def forward_train(self, image: torch.Tensor, target: torch.Tensor, **kwargs):
+    def forward_train(
+        self, image: torch.Tensor, target: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """One training forward.
 
-        image: (batch, 3, height, width); target: (batch,) class indices; keywords: `epoch` (int, from 1)
-        and `index` (batch,), the images' rows in the training set.
+        image: (batch, 3, height, width); target: (batch,) class indices; keywords: `epoch` (int, from 1),
+        `index` (batch,), the images' rows in the training set, and with two views `image_weak` and `image_strong`.
         Returns the student's logits (batch, classes) and a dict of scalar losses, whose sum is minimised.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define forward_train")
+        student, teacher = Output(*self.student(image)), None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = Output(*self.teacher(image))
+        losses = self.losses(student, teacher, target, **kwargs)
+        return student.logits, {"loss_ce": self.ce_weight * cross_entropy(student.logits, target), **losses}
 
     def forward_test(self, image: torch.Tensor) -> torch.Tensor:
         """The student's logits, (batch, classes)."""
         return self.student(image)[0]
 
-    def forward(self, **kwargs):
+    def forward(self, **kwargs: Any) -> Any:
+        """`forward_train` in train mode, else `forward_test`."""
         return self.forward_train(**kwargs) if self.training else self.forward_test(kwargs["image"])
+
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """Trained parameters that are neither the student's nor the teacher's."""
+        networks = [network for network in (self.student, self.teacher) if network is not None]
+        theirs = {id(parameter) for network in networks for parameter in network.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in theirs]
+
+    def get_learnable_parameters(self) -> list[nn.Parameter]:
+        """Parameters for the optimiser: the student's, and those of the method's own modules."""
+        return [*self.student.parameters(), *self.extra_parameters()]
+
+    def get_extra_parameters(self) -> int:
+        """Number of parameters that the method adds to the student's for training."""
+        return sum(parameter.numel() for parameter in self.extra_parameters())
