@@ -31,6 +31,10 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and value >= 1
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def is_above_zero(value: Any) -> bool:
     return isinstance(value, (int, float)) and 0 < value < math.inf
 
@@ -40,15 +44,21 @@ def one_of(*values: Any) -> Check:
     return Check(lambda value: value in values, f"one of {', '.join(map(str, values))}")
 
 
-def list_of(is_good: Callable[[Any], bool], expected: str, count: int | None = None) -> Check:
+def list_of(
+    is_good: Callable[[Any], bool], expected: str, count: int | None = None, may_be_empty: bool = False
+) -> Check:
     """One or more items, or `count` of them, each good."""
-    return Check(lambda values: len(values) == (count or len(values)) > 0 and all(map(is_good, values)), expected)
+
+    def are_good(values):
+        fits = len(values) == count if count else may_be_empty or len(values) > 0
+        return fits and all(map(is_good, values))
+
+    return Check(are_good, expected)
 
 
 def colour(is_good: Callable[[Any], bool], expected: str) -> Check:
     """A good number for each of three colour channels, or none at all."""
-    numbers = list_of(lambda value: isinstance(value, (int, float)) and is_good(value), expected, 3)
-    return Check(lambda values: len(values) == 0 or numbers.is_good(values), expected)
+    return Check(lambda values: len(values) in (0, 3) and all(map(is_good, values)), expected)
 
 
 COUNT = Check(is_count, "a positive whole number")

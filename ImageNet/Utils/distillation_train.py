@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mdistiller.engine.benchmarks import IMAGENET
+from mdistiller.engine.index import IMAGENET
 from mdistiller.engine.cli import distillation_main, run_script
 
 if __name__ == "__main__":

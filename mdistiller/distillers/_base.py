@@ -66,7 +66,7 @@ class Distiller(nn.Module):
     def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Distiller":
         """The method around two networks, as the whole config `cfg` says.
 
-        num_data: number of training images, for a method that remembers each. Raises UserError for what `cfg` cannot be.
+        num_data: number of training images, for a method that remembers each. Raises UserError for what no run can use.
         """
         return cls(student, teacher, cfg)
 

@@ -1,20 +1,50 @@
-"""Where a run writes, and what: the log, TensorBoard scalars, metrics.csv, config and weights."""
+"""Every path and name of a run, and which run has the published name."""
 
-import csv
-import io
-import logging
-import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+import mdistiller
+from mdistiller.distillers import DISTILLERS, Distiller
 from mdistiller.errors import UserError
 
-from .checkpoint import atomic_write, copy_file, read_weights, save_checkpoint
+from .weights import copy_file, read_weights, save_checkpoint
 
-COLUMNS = "epoch,lr,train_loss,train_top1,train_top5,test_loss,test_top1,test_top5,images_per_second,seconds".split(",")
+PACKAGE = Path(mdistiller.__file__).resolve().parent
+PROJECT = PACKAGE.parent
+# Beside the package in a clone, in it where it was installed.
+CONFIGS = next((path for path in (PROJECT / "configs", PACKAGE / "configs") if path.is_dir()), PROJECT / "configs")
+
+DISTILLATION_FOLDERS = "distiller_train_log", "model_distillation_pth"
+BASELINE_FOLDERS = "model_train_log", "model_pth"
+BEST, LAST = "best.pth", "last.pth"
+
+
+def folders_of(method: type[Distiller]) -> tuple[str, str]:
+    """Names of the folders, below `Utils`, of the logs and of the weights of a method's runs."""
+    if method.has_own_folders:
+        return f"{method.__name__}_train_log", f"{method.__name__}_model_pth"
+    return DISTILLATION_FOLDERS
+
+
+def published_weights(folder: Path, *names: str) -> Path:
+    """Where the best weights of a network, or of a student and its method, lie in a folder of weights."""
+    return folder / f"best_model_weights_{'_'.join(names)}.pth"
+
+
+def baseline_weights(utils: Path, network: str) -> list[Path]:
+    """Places of what `train.py` made of a network: the published name, whether there is one, then each run's best."""
+    folder = utils / BASELINE_FOLDERS[1]
+    return [published_weights(folder, network), *sorted(folder.glob(f"*_{network}/{BEST}"))]
+
+
+def student_weights(utils: Path) -> list[Path]:
+    """The distilled students below `utils`: each run's best and those under the published name."""
+    folders = dict.fromkeys(folders_of(method)[1] for method in DISTILLERS.values())
+    found = [path for folder in folders for path in sorted((utils / folder).rglob("*.pth"))]
+    return [path for path in found if path.name != LAST]
 
 
 @dataclass(frozen=True)
@@ -41,23 +71,24 @@ class RunFiles:
 
     @property
     def best(self) -> Path:
-        return self.weights / "best.pth"
+        return self.weights / BEST
 
     @property
     def last(self) -> Path:
-        return self.weights / "last.pth"
+        return self.weights / LAST
 
 
-def create_run(log_folder, weights_folder, dataset_label: str, title: str, published_name: str) -> RunFiles:
+def create_run(
+    log_folder: Path, weights_folder: Path, dataset_label: str, title: Iterable[str], published: Iterable[str]
+) -> RunFiles:
     """Claim a new run's folders, so that no two runs share one, and return its paths.
 
-    dataset_label: as in the log's name, such as `cifar-100`; title: what follows the time in the run's name.
-    Raises UserError where they cannot be made.
+    dataset_label: as in the log's name, such as `cifar-100`; title: the names that follow the time in the run's name;
+    published: those of its published name. Raises UserError where the folders cannot be made.
     """
-    log_folder, weights_folder = Path(log_folder), Path(weights_folder)
-    started = time.strftime("%Y-%m-%d-%H-%M-%S")
+    started, rest = time.strftime("%Y-%m-%d-%H-%M-%S"), "_".join(title)
     for attempt in range(1, 1000):
-        name = f"{started}_{title}" if attempt == 1 else f"{started}-{attempt}_{title}"
+        name = f"{started}_{rest}" if attempt == 1 else f"{started}-{attempt}_{rest}"
         stem = f"experiment_{dataset_label}_{name}"
         try:
             log_folder.mkdir(parents=True, exist_ok=True)
@@ -72,69 +103,23 @@ def create_run(log_folder, weights_folder, dataset_label: str, title: str, publi
             log=log_folder / f"{stem}.log",
             folder=log_folder / stem,
             weights=weights_folder / name,
-            published=weights_folder / f"best_model_weights_{published_name}.pth",
+            published=published_weights(weights_folder, *published),
         )
-    raise UserError(f"1000 runs named {started}_{title} exist in {weights_folder}; start again")
+    raise UserError(f"1000 runs named {started}_{rest} exist in {weights_folder}; start again")
 
 
-class RunLog:
-    """Writes what a run reports: lines to the log and stdout, scalars to TensorBoard, a row an epoch to metrics.csv."""
-
-    def __init__(self, files: RunFiles, config_text: str):
-        self.files = files
-        self.columns: list[str] = []
-        self.rows: list[dict] = []
-        self.tensorboard = SummaryWriter(str(files.folder))
-        self.logger = logging.Logger(files.name)
-        for handler in (logging.FileHandler(files.log), logging.StreamHandler(sys.stdout)):
-            handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s"))
-            self.logger.addHandler(handler)
-        files.config.write_text(config_text)
-
-    def line(self, message: str) -> None:
-        self.logger.info(message)
-
-    def epoch(self, row: dict) -> None:
-        """Record an epoch: the values of COLUMNS, then each loss term, which may come and go."""
-        new = [column for column in row if column not in self.columns]
-        self.columns += new
-        self.rows.append(row)
-        if new:  # the first epoch, or one with another loss term
-            with atomic_write(self.files.metrics) as file:
-                text = io.TextIOWrapper(file, newline="")
-                writer = csv.DictWriter(text, self.columns)
-                writer.writeheader()
-                writer.writerows(self.rows)
-                text.detach()
-        else:
-            with self.files.metrics.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
-        for column, value in row.items():
-            if column != "epoch":
-                split, _, rest = column.partition("_")
-                tag = f"{split}/{rest}" if split in ("train", "test") else f"train/{column}"
-                self.tensorboard.add_scalar(tag, value, row["epoch"])
-        self.tensorboard.flush()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if error is not None:
-            log_file, _ = self.logger.handlers  # whoever catches the error tells the terminal
-            log_file.handle(self.logger.makeRecord("", logging.ERROR, "", 0, f"Stopped: {error!r}", (), None))
-        self.tensorboard.close()
-        for handler in list(self.logger.handlers):
-            self.logger.removeHandler(handler)
-            handler.close()
+def shown(path: Path) -> str:
+    """A path as a user would type it: relative where it lies below the working directory."""
+    path = Path(path)
+    return str(path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path)
 
 
-def save_best(files: RunFiles, content: dict) -> str | None:
+def save_best(files: RunFiles, content: dict[str, Any]) -> str | None:
     """Write a run's new best to its `best.pth` and, where it may, to the published name.
 
-    The published name belongs to the best run on the data of its first. Other data displaces only synthetic data, and
-    nothing displaces weights that say nothing about their origin. Returns a line that says why the published name was
-    not taken, or None.
+    The published name holds the best of all runs on one data set, that of the first run which took it. Synthetic data
+    gives way to any other; weights that do not say where they come from give way to nothing. Returns a line that says
+    why the published name was not taken, or None.
     """
     save_checkpoint(content, files.best)
     meta = content["meta"]

@@ -5,8 +5,8 @@ import io
 
 import pytest
 
-from mdistiller.engine.benchmarks import CIFAR100
 from mdistiller.engine.cli import evaluation_main, run_script
+from mdistiller.engine.index import CIFAR100
 
 TINY = (
     "DATASET.TYPE synthetic DATASET.SYNTHETIC.TRAIN_IMAGES 48 DATASET.SYNTHETIC.TEST_IMAGES 32 "

@@ -2,7 +2,9 @@
 
 import pytest
 
-from mdistiller.engine.cfg import CFG, check, dump, merge, merge_pairs, read_yaml
+from mdistiller.distillers import Vanilla
+from mdistiller.engine.cfg import CFG, check, merge, merge_pairs
+from mdistiller.engine.values import dump, read_yaml
 from mdistiller.errors import UserError
 
 MDISTILLER_YAML = """
@@ -155,4 +157,4 @@ def test_missing_file_is_named(tmp_path):
 def test_value_that_no_run_can_use_is_named(cfg, key, value):
     merge_pairs(cfg, [key, value])
     with pytest.raises(UserError, match=key):
-        check(cfg)
+        check(cfg, Vanilla)

@@ -9,11 +9,12 @@ import torch
 import yaml
 from PIL import Image
 
-from mdistiller.distillers import DISTILLERS, label_of
-from mdistiller.engine.benchmarks import CIFAR100
-from mdistiller.engine.cfg import CFG, merge, read_yaml
+from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.cfg import CFG, merge
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
-from mdistiller.engine.experiment import PROJECT
+from mdistiller.engine.index import CIFAR100
+from mdistiller.engine.runs import PROJECT
+from mdistiller.engine.values import read_yaml
 from mdistiller.models import build_model, model_names
 from tests.distillers.test_files import SOURCE
 from tests.engine.conftest import TINY
@@ -54,7 +55,7 @@ def test_published_indices_keep_their_places():
         *("resnet32", "resnet8x4", "resnet20", "ShuffleV1", "ShuffleV2", "vgg8", "wrn_40_1", "wrn_16_2", "MobileNetV2"),
     )
     assert CIFAR100.teachers[:6] == ("resnet32x4", "resnet56", "resnet110", "vgg13", "wrn_40_2", "ResNet50")
-    assert CIFAR100.methods[:9] == ("SKD", "KD", "DKD", "CLKD", "MLKD", "RKD", "ReviewKD", "OFD", "CRD")
+    assert CIFAR100.published[:9] == ("SKD", "KD", "DKD", "CLKD", "MLKD", "RKD", "ReviewKD", "OFD", "CRD")
 
 
 def test_every_network_has_an_index_in_both_roles():
@@ -63,8 +64,8 @@ def test_every_network_has_an_index_in_both_roles():
 
 def test_every_method_has_an_index_and_a_preset():
     assert {name.upper() for name in CIFAR100.distillers.values()} | {"NONE"} == set(DISTILLERS)
-    for name in DISTILLERS:
-        assert (PROJECT / "configs" / "cifar100" / f"{label_of(name)}.yaml").is_file()
+    for method in DISTILLERS.values():
+        assert (PROJECT / "configs" / "cifar100" / f"{method.__name__}.yaml").is_file()
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

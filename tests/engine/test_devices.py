@@ -10,8 +10,9 @@ from mdistiller.dataset import Data, Loader
 from mdistiller.dataset.loaders import AUGMENTATIONS
 from mdistiller.distillers import DISTILLERS
 from mdistiller.engine.cfg import CFG
-from mdistiller.engine.experiment import assemble
-from mdistiller.engine.trainer import Meter, Trainer
+from mdistiller.engine.metrics import Meter
+from mdistiller.engine.run import assemble
+from mdistiller.engine.trainer import Trainer
 from mdistiller.models import build_model
 from tools.benchmark import random_images
 
@@ -63,8 +64,10 @@ def test_a_step_reads_no_value_back(method):
     batches, meter = list(trainer.data.train), Meter()
     with Reads() as reads:
         for batch in batches:
-            logits, losses = trainer.forward(batch, meter, 1)
-            trainer.optimizer.minimise(losses)
+            with trainer.precision:
+                logits, losses = trainer.distiller(**batch, epoch=1)
+            trainer.optimizer.backward(losses)
+            trainer.optimizer.step()
             meter.update(losses, logits, batch["target"])
     assert set(reads.found) == NEEDED.get(method, set())
 

@@ -13,11 +13,11 @@ from PIL import Image
 from mdistiller.dataset.folder import find_images
 from mdistiller.dataset.streaming import centre_crop, decode
 from mdistiller.distillers import DISTILLERS, build_distiller, label_of
-from mdistiller.engine import pretrained
-from mdistiller.engine.benchmarks import CIFAR100, IMAGENET
-from mdistiller.engine.cfg import CFG, check, merge, read_yaml
+from mdistiller.engine import teachers
+from mdistiller.engine.cfg import CFG, check, merge
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
-from mdistiller.engine.experiment import PROJECT
+from mdistiller.engine.index import CIFAR100, IMAGENET
+from mdistiller.engine.runs import PROJECT
 from mdistiller.models import build_model, model_names
 from tests.engine.conftest import Script
 
@@ -223,7 +223,7 @@ def test_missing_pretrained_weights_are_downloaded_and_verified(cache, monkeypat
     content = b"weights"
     name = f"resnet34-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     server = Server(content)
-    monkeypatch.setattr(pretrained, "_url", lambda network: f"{server.address}/{name}")
+    monkeypatch.setattr(teachers, "_url", lambda network: f"{server.address}/{name}")
     path = pretrained.pretrained_file("ResNet34")
     assert path == cache / name
     pretrained.fetch_pretrained(path, "ResNet34")
@@ -232,7 +232,7 @@ def test_missing_pretrained_weights_are_downloaded_and_verified(cache, monkeypat
 
 def test_a_damaged_download_leaves_nothing_behind(cache, monkeypatch):
     server = Server(b"an error page")
-    monkeypatch.setattr(pretrained, "_url", lambda name: f"{server.address}/resnet34-00000000.pth")
+    monkeypatch.setattr(teachers, "_url", lambda name: f"{server.address}/resnet34-00000000.pth")
     path = pretrained.pretrained_file("ResNet34")
     with pytest.raises(pretrained.UserError, match=r"resnet34-00000000\.pth"):
         pretrained.fetch_pretrained(path, "ResNet34")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mdistiller.distillers import DISTILLERS
-from mdistiller.engine.benchmarks import CIFAR100
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
-from mdistiller.engine.experiment import PROJECT
+from mdistiller.engine.index import CIFAR100
+from mdistiller.engine.runs import PROJECT
 from tests.engine.conftest import TINY, Script
 
 ONE_EPOCH = [*TINY, "SOLVER.EPOCHS", "1"]
@@ -37,7 +37,7 @@ def test_method_trains_and_its_student_is_found(script, teacher, index):
 
 
 def test_every_registered_method_is_in_the_index():
-    assert {name.upper() for name in CIFAR100.methods} | {"NONE"} == set(DISTILLERS)
+    assert {name.upper() for name in CIFAR100.distillers.values()} | {"NONE"} == set(DISTILLERS)
 
 
 @pytest.mark.parametrize("preset", ["KD_standardised", "KD_dot", "SKD_paper", "MLKD_two_view"])

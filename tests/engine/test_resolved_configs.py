@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdistiller.engine.benchmarks import BENCHMARKS
-from mdistiller.engine.cli import baseline_config, distillation_config
-from mdistiller.engine.experiment import PROJECT
+from mdistiller.engine.index import BENCHMARKS
+from mdistiller.engine.resolve import baseline_config, distillation_config
+from mdistiller.engine.runs import PROJECT
 
 FROZEN = json.loads(Path(__file__).with_name("resolved_configs.json").read_text())
 RUNS = [(benchmark, flags) for benchmark, frozen in FROZEN.items() for flags in frozen["differences"]]

@@ -8,11 +8,11 @@ import torch
 
 from mdistiller.distillers import Vanilla
 from mdistiller.engine import trainer as trainer_module
-from mdistiller.engine.benchmarks import CIFAR100
 from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, training_main
-from mdistiller.engine.evaluation import Result, evaluate
-from mdistiller.engine.trainer import Meter, learning_rate
+from mdistiller.engine.index import CIFAR100
+from mdistiller.engine.metrics import Meter, Result, evaluate
+from mdistiller.engine.optim import learning_rate
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY
 

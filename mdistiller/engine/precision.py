@@ -5,10 +5,12 @@ import ctypes
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
 
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -17,7 +19,7 @@ MMAP_THRESHOLD = 2**25  # bytes; the largest that glibc takes
 BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, and of ARM
 
 
-def fastest_settings(device: torch.device) -> dict:
+def fastest_settings(device: torch.device) -> dict[str, Any]:
     """Values of SOLVER's keys that train fastest on `device`: what `--fast` sets."""
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -41,7 +43,7 @@ def has_compiler() -> bool:
     return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
 
 
-def set_backends(solver) -> None:
+def set_backends(solver: Any) -> None:
     """Set what CUDA may trade for speed.
 
     Never TF32, which rounds the factors of float32 products to 10 bits: half precision leaves in float32 only what
@@ -68,33 +70,43 @@ def c_library() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def autocast(solver, device: torch.device):
-    """A context in which networks compute in the precision of SOLVER.AMP; losses are in float32 by themselves."""
-    dtype = AMP_TYPES[solver.AMP]
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+class Precision:
+    """A context for the forward pass of a step: networks compute in SOLVER.AMP, losses in float32 by themselves."""
+
+    def __init__(self, solver: Any, device: torch.device):
+        dtype = AMP_TYPES[solver.AMP]
+        self.autocast = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+        self.has_graphs = solver.COMPILE and device.type == "cuda"
+
+    def __enter__(self) -> None:
+        if self.has_graphs:  # they may overwrite now what the step before returned
+            torch.compiler.cudagraph_mark_step_begin()
+        self.autocast.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.autocast.__exit__(*error)
 
 
-def gradient_scaler(solver, device: torch.device) -> torch.amp.GradScaler | None:
+def gradient_scaler(solver: Any, device: torch.device) -> torch.amp.GradScaler | None:
     """Keeps small gradients from becoming 0 in fp16; None where the precision needs none."""
     return torch.amp.GradScaler(device.type) if solver.AMP == "fp16" else None
 
 
-def compile_networks(distiller: nn.Module, device: torch.device) -> None:
+def compile_networks(distiller: Distiller, device: torch.device) -> None:
     """Compile the networks of `distiller` in place, for the batches that training repeats.
 
     On a CPU a student gains nothing, and a teacher by its weights being laid out once, as constants; one whose weights
     or statistics the method may change stays as it is.
 
-    Raises UserError where there is no C++ compiler, here, or compiling fails, with the first batch.
+    Raises UserError where there is no C++ compiler. Compiling itself comes with the first batch, and so do its errors.
     """
     if not has_compiler():
         raise UserError(
             "SOLVER.COMPILE needs a C++ compiler and there is no g++ or clang++; install one, or leave it out"
         )
     if device.type == "cpu":
-        teacher, is_constant = distiller.teacher, not distiller.needs_teacher_norms
-        if teacher is not None and is_constant and not any(p.requires_grad for p in teacher.parameters()):
-            compile_network(teacher, options={"freezing": True})
+        if distiller.teacher is not None and distiller.teacher_is_constant:
+            compile_network(distiller.teacher, options={"freezing": True})
         return
     # CUDA graphs start the kernels of a whole network at once: small batches are not held up by launching them.
     for network in (distiller.student, distiller.teacher):
@@ -102,13 +114,11 @@ def compile_networks(distiller: nn.Module, device: torch.device) -> None:
             compile_network(network, mode="reduce-overhead")
 
 
-def compile_network(network: nn.Module, **options) -> None:
+def compile_network(network: nn.Module, **options: Any) -> None:
     """Compile `network` in place, as one graph, for the first batch's size and mode; others run as they did.
 
     A last smaller batch and evaluation, which would each be compiled anew, take a small part of the time.
     """
-    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
-
     eager = network.forward
     compiled = torch.compile(eager, fullgraph=True, dynamic=False, **options)
     compiled_for = None
@@ -118,18 +128,6 @@ def compile_network(network: nn.Module, **options) -> None:
         case = x.shape, network.training
         if compiled_for is None:
             compiled_for = case
-        if case != compiled_for:
-            return eager(x)
-        try:
-            return compiled(x)
-        except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(f"compiling the networks failed ({reason}); add SOLVER.COMPILE False") from error
+        return compiled(x) if case == compiled_for else eager(x)
 
     network.forward = forward
-
-
-def begin_step(device: torch.device, solver) -> None:
-    """Tell CUDA graphs that a step begins, so that they may overwrite what the step before returned."""
-    if solver.COMPILE and device.type == "cuda":
-        torch.compiler.cudagraph_mark_step_begin()

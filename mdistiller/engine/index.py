@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from mdistiller.distillers import distiller_names
+from mdistiller.distillers import DISTILLERS, PUBLISHED_INDICES
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """models: the dataset of `build_model`, and the folder of presets below `configs/`; label: as in log names.
 
-    folder: holds the scripts' `Utils`, below which they write.
+    folder: holds the scripts' `Utils`, below which they write. published: the first methods, whose places are fixed.
     """
 
     models: str
@@ -17,16 +17,14 @@ class Benchmark:
     folder: str
     students: tuple[str, ...]
     teachers: tuple[str, ...]
-    methods: tuple[str, ...]
+    published: tuple[str, ...]
 
     @property
     def distillers(self) -> dict[int, str]:
-        """Index to name of the methods; a published index keeps its place."""
-        available = {name.upper() for name in distiller_names()}
-        return {index: name for index, name in enumerate(self.methods) if name.upper() in available}
+        """Index to name of the methods: the published ones, then each where its class says."""
+        later = {method.index: method.__name__ for method in DISTILLERS.values() if method.index is not None}
+        return {**dict(enumerate(self.published)), **dict(sorted(later.items()))}
 
-
-OTHER_METHODS = ("NST", "PKT", "SP", "VID", "KDSVD", "DIST", "NKD", "CTKD")
 
 CIFAR100 = Benchmark(
     models="cifar100",
@@ -42,10 +40,7 @@ CIFAR100 = Benchmark(
         *("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet8x4", "wrn_16_1", "wrn_16_2", "wrn_40_1"),
         *("vgg8", "vgg11", "vgg16", "vgg19", "ResNet18", "MobileNetV2", "ShuffleV1", "ShuffleV2"),
     ),
-    methods=(
-        *("SKD", "KD", "DKD", "CLKD", "MLKD", "RKD", "ReviewKD", "OFD", "CRD", "FitNet", "SDD", "AT"),
-        *OTHER_METHODS,
-    ),
+    published=("SKD", "KD", "DKD", "CLKD", "MLKD", "RKD", "ReviewKD", "OFD", "CRD", "FitNet", "SDD", "AT"),
 )
 
 IMAGENET = Benchmark(
@@ -54,10 +49,8 @@ IMAGENET = Benchmark(
     folder="ImageNet",
     students=("ResNet18", "MobileNetV1", "ResNet34", "ResNet50", "ResNet101", "MobileNetV2"),
     teachers=("ResNet34", "ResNet50", "ResNet101", "ResNet18", "MobileNetV2", "MobileNetV1"),
-    methods=(
-        *("KD", "DKD", "CLKD", "MLKD", "AT", "SKD", "ReviewKD", "OFD", "RKD", "CRD", "FitNet", "SDD"),
-        *OTHER_METHODS,
-    ),
+    published=("KD", "DKD", "CLKD", "MLKD", "AT", "SKD", "ReviewKD", "OFD", "RKD", "CRD", "FitNet", "SDD"),
 )
 
 BENCHMARKS = {benchmark.models: benchmark for benchmark in (CIFAR100, IMAGENET)}
+assert {len(benchmark.published) for benchmark in BENCHMARKS.values()} == {PUBLISHED_INDICES}

@@ -5,7 +5,7 @@ import torch
 
 from mdistiller.engine.cfg import CFG, merge_pairs
 from mdistiller.engine.cli import distillation_main
-from mdistiller.engine.optimizers import DOT, build_optimizer
+from mdistiller.engine.optim import DOT, TwoGradientMinimiser, build_minimiser
 from tests.engine.conftest import TINY
 
 
@@ -13,15 +13,20 @@ def losses_of(weight, other):
     return {"loss_ce": (weight**2).sum(), "loss_kd": (weight**3).sum() + (other**2).sum(), "loss_bc": 2 * weight.sum()}
 
 
+def minimise(optimizer, losses):
+    optimizer.backward(losses)
+    optimizer.step()
+
+
 def test_dot_follows_the_papers_update():
     lr, momentum, decay, delta = 0.01, 0.9, 5e-4, 0.075
     weight = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     other = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)  # which the task does not reach
-    optimizer = DOT([weight, other], lr, momentum, decay, delta)
+    optimizer = TwoGradientMinimiser(DOT([weight, other], lr, momentum, decay, delta))
     values = [[1.0, -2.0], [3.0]]
     v_ce, v_kd = [[0.0, 0.0], [0.0]], [[0.0, 0.0], [0.0]]
     for _ in range(4):
-        optimizer.minimise(losses_of(weight, other))
+        minimise(optimizer, losses_of(weight, other))
         for k, group in enumerate(values):
             for i, w in enumerate(group):
                 g_ce = 2 * w if k == 0 else 0.0
@@ -38,9 +43,9 @@ def test_dot_without_delta_is_sgd():
         merge_pairs(cfg, ["SOLVER.TRAINER", trainer, "SOLVER.DOT.DELTA", "0"])
         weight = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
         other = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
-        optimizer = build_optimizer(cfg.SOLVER, [weight, other])
+        optimizer = build_minimiser(cfg.SOLVER, [weight, other])
         for _ in range(4):
-            optimizer.minimise(losses_of(weight, other))
+            minimise(optimizer, losses_of(weight, other))
         return [*weight.tolist(), *other.tolist()]
 
     assert trained("dot") == pytest.approx(trained("base"), rel=1e-12)

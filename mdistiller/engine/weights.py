@@ -9,7 +9,9 @@ import pickle
 import tarfile
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,8 +31,7 @@ SAFE_TYPES = [
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
 ]
 
-
-META_TYPES = {
+META_TYPES: dict[str, type] = {
     **dict.fromkeys(("run", "network", "models", "teacher", "distiller", "config"), str),
     **dict.fromkeys(("epoch", "num_classes"), int),
     **dict.fromkeys(("top1", "top5", "loss"), float),
@@ -38,7 +39,7 @@ META_TYPES = {
 }
 
 
-def read_checkpoint(path) -> dict:
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of the weight file `path`, on the CPU.
 
     Raises UserError, in one line that names the file, for what is missing, no weight file, damaged, or holds code.
@@ -73,7 +74,7 @@ def read_checkpoint(path) -> dict:
     return content
 
 
-def read_weights(path) -> tuple[dict, dict]:
+def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """State dict and `meta` (empty where there is none) of a weight file in any published form.
 
     A bare state dict, or one under "model", "state_dict" or "model_state_dict"; keys may carry the prefixes of
@@ -91,7 +92,7 @@ def read_weights(path) -> tuple[dict, dict]:
     return state_dict, _known_meta(meta)
 
 
-def _is_plain_tensor(value) -> bool:
+def _is_plain_tensor(value: Any) -> bool:
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -100,7 +101,7 @@ def _is_plain_tensor(value) -> bool:
     )
 
 
-def _known_meta(meta) -> dict:
+def _known_meta(meta: Any) -> dict[str, Any]:
     """The entries of a file's `meta` that have the types ours have; a file may come from anywhere."""
     if not isinstance(meta, dict):
         return {}
@@ -111,7 +112,7 @@ def _known_meta(meta) -> dict:
     return meta if math.isfinite(meta.get("top1", 0.0)) else {}
 
 
-def weights_classes(state_dict: dict, meta: dict, network: nn.Module) -> list[str] | None:
+def weights_classes(state_dict: dict[str, Any], meta: dict[str, Any], network: nn.Module) -> list[str] | None:
     """Names of the classes that the weights of a network like `network` score, in order, as far as they are known.
 
     Known are those in `meta`; a file without, that scores 1000 classes, is taken for a published one of ImageNet.
@@ -134,7 +135,7 @@ def rows_of(classes: list[str], known: list[str] | None) -> list[int] | None:
     return [row_of[name] for name in classes]
 
 
-def check_classes(theirs: list[str], classes: list[str], path) -> None:
+def check_classes(theirs: list[str], classes: list[str], path: str | Path) -> None:
     """Raise UserError where the weights at `path`, of the classes `theirs`, score others than `classes`."""
     if theirs != classes:
         pairs = itertools.zip_longest(theirs, classes, fillvalue="none")
@@ -145,7 +146,7 @@ def check_classes(theirs: list[str], classes: list[str], path) -> None:
         )
 
 
-def _without_prefixes(state_dict: dict) -> dict:
+def _without_prefixes(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Strip wrappers' prefixes; of a whole distiller keep the student."""
     keys = [key for key in state_dict if isinstance(key, str)]
     for prefix in ("module.", "_orig_mod."):
@@ -157,11 +158,11 @@ def _without_prefixes(state_dict: dict) -> dict:
     return state_dict
 
 
-def load_weights(network: nn.Module, path, name: str, classes: list[str] | None = None) -> dict:
+def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[str] | None = None) -> dict[str, Any]:
     """Load the weight file `path` into `network`, called `name` in messages; returns the file's `meta`.
 
-    classes: those that `network` is to score. Of weights that score more classes, these among them, the classifier's
-    rows of these are taken, such as of published ImageNet weights for a part of ImageNet.
+    classes: those that `network` is to score. Where the weights score these and more, as published weights of ImageNet
+    do for a part of it, only the classifier's rows for `classes` are loaded.
     Raises UserError for the weights of another network, number of classes, or other classes.
     """
     state_dict, meta = read_weights(path)
@@ -200,7 +201,7 @@ def load_weights(network: nn.Module, path, name: str, classes: list[str] | None 
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the name `path` only when it is whole and on the disk.
 
     What was at `path` before stays until then, also through a crash. Raises UserError where writing fails.
@@ -224,13 +225,13 @@ def atomic_write(path):
             Path(temporary).unlink(missing_ok=True)
 
 
-def save_checkpoint(content: dict, path) -> None:
+def save_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """Write `content` to `path` atomically."""
     with atomic_write(path) as file:
         torch.save(content, file)
 
 
-def copy_file(source, path) -> None:
+def copy_file(source: str | Path, path: str | Path) -> None:
     """Copy a finished file to `path` atomically."""
     with atomic_write(path) as file:
         file.write(Path(source).read_bytes())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdistiller.engine.checkpoint import atomic_write, load_weights, read_weights, save_checkpoint
+from mdistiller.engine.weights import atomic_write, load_weights, read_weights, save_checkpoint
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
 

@@ -1,0 +1,125 @@
+"""Accuracy and loss: of a network on a set of images, and of training while it goes on."""
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+SECONDS_BETWEEN_READS = 0.5  # reading a value back makes the host wait for the device
+
+
+@dataclass(frozen=True)
+class Result:
+    """Averages over `images` images: cross-entropy in nats, accuracies in percent."""
+
+    loss: float
+    top1: float
+    top5: float
+    images: int
+
+    def __str__(self) -> str:
+        return f"Loss: {self.loss:.4f}, Top-1 Accuracy: {self.top1:.2f}, Top-5 Accuracy: {self.top5:.2f}"
+
+
+def count_correct(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """How many targets are the highest, and among the five highest, logits of their row.
+
+    logits: (batch, classes); target: (batch,). Returns a tensor of two counts, on the logits' device.
+    """
+    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
+    return torch.stack([hits[:, 0].sum(), hits.sum()])
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module, batches: Iterable[dict[str, torch.Tensor]], columns: torch.Tensor | None = None
+) -> Result:
+    """Evaluate `network`, in eval mode, on `batches` of {"image", "target"}; its mode is restored.
+
+    columns: int64 (classes of the data,), the logits' column of each class, where they are not the same.
+    """
+    was_training = network.training
+    network.eval()
+    images, loss, correct = 0, torch.zeros((), dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+    for batch in batches:
+        logits = network(batch["image"])[0].float()
+        target = batch["target"] if columns is None else columns[batch["target"]]
+        loss = loss.to(logits.device) + F.cross_entropy(logits, target, reduction="sum").double()
+        correct = correct.to(logits.device) + count_correct(logits, target)
+        images += len(logits)
+    network.train(was_training)
+    top1, top5 = (100 * correct / images).tolist()
+    return Result(loss.item() / images, top1, top5, images)
+
+
+class Meter:
+    """Sums of losses and hits over an epoch, kept on `device` until they are read."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.images = self.steps = 0
+        self.names: list[str] = []
+        self.sums = torch.zeros(0, dtype=torch.float64, device=device)
+        self.failed_at = self.sums.clone()  # a term's first step that was not finite
+        self.correct = torch.zeros(2, dtype=torch.int64, device=device)
+
+    def update(self, losses: dict[str, torch.Tensor], logits: torch.Tensor, target: torch.Tensor) -> None:
+        """losses: {name: scalar}, of which some may come later; logits: (batch, classes); target: (batch,)."""
+        new = [name for name in losses if name not in self.names]
+        if new:
+            self.names += new
+            self.sums = torch.cat([self.sums, self.sums.new_zeros(len(new))])
+            self.failed_at = torch.cat([self.failed_at, self.sums.new_full((len(new),), math.inf)])
+        zero = self.sums.new_zeros(())
+        values = torch.stack([losses[name].detach().double() if name in losses else zero for name in self.names])
+        self.sums = self.sums + values * len(target)
+        self.failed_at = self.failed_at.minimum(torch.where(values.isfinite(), math.inf, self.steps))
+        self.correct = self.correct + count_correct(logits.detach(), target)
+        self.images += len(target)
+        self.steps += 1
+
+    def read(self) -> tuple[Result, dict[str, float]]:
+        """Averages so far, and those of each loss term.
+
+        Raises FloatingPointError, with the name of the term that was the first not to be finite.
+        """
+        failed_at = dict(zip(self.names, self.failed_at.tolist(), strict=True))
+        name = min(failed_at, key=failed_at.__getitem__)
+        if failed_at[name] < math.inf:
+            raise FloatingPointError(name)
+        losses = (self.sums / self.images).tolist()
+        top1, top5 = (100 * self.correct / self.images).tolist()
+        return Result(sum(losses), top1, top5, self.images), dict(zip(self.names, losses, strict=True))
+
+
+class Progress:
+    """A bar that shows the averages of `meter`; reading them, at most every SECONDS_BETWEEN_READS, checks them."""
+
+    def __init__(self, meter: Meter, title: str, images: int):
+        self.meter, self.read_at = meter, time.monotonic()
+        options: dict[str, Any] = {
+            "leave": False,
+            "dynamic_ncols": True,
+            "disable": None,
+        }  # where stderr is no terminal
+        self.bar = tqdm(desc=title, total=images, unit=" images", mininterval=SECONDS_BETWEEN_READS, **options)
+
+    def show(self) -> None:
+        """Advance to what the meter has seen."""
+        now = time.monotonic()
+        if now - self.read_at >= SECONDS_BETWEEN_READS:
+            self.read_at = now
+            train, _ = self.meter.read()
+            self.bar.set_postfix(loss=f"{train.loss:.3f}", top1=f"{train.top1:.1f}", refresh=False)
+        self.bar.update(self.meter.images - self.bar.n)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()

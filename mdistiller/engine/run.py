@@ -1,0 +1,147 @@
+"""From a config to a trained student: builds the parts, runs the trainer."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+from yacs.config import CfgNode as CN
+
+import mdistiller
+from mdistiller.dataset import BatchSource, Data, build_data
+from mdistiller.distillers import Distiller, build_distiller, find_method
+from mdistiller.errors import UserError
+from mdistiller.models import build_model
+from mdistiller.models.folding import fold_batch_norms
+
+from .cfg import changed, used_sections
+from .failures import explained
+from .index import Benchmark
+from .metrics import Result
+from .precision import compile_networks, keep_freed_memory
+from .resolve import PLAIN_TRAINING
+from .runlog import RunLog
+from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
+from .seeds import seed_everything
+from .teachers import fetch_pretrained, find_teacher_weights
+from .trainer import Trainer
+from .values import dump
+from .weights import load_weights
+
+
+def select_device(name: str | None) -> torch.device:
+    """The device called `name`; for None CUDA where there is one, else the CPU.
+
+    Raises UserError where there is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda on a GPU") from error
+    return device
+
+
+def memory_format_of(cfg: CN) -> torch.memory_format:
+    """Layout of images and weights: what the config allows and the method takes."""
+    return find_method(cfg.DISTILLER.TYPE).memory_format if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
+
+
+def assemble(cfg: CN, student: nn.Module, teacher: nn.Module | None, train: BatchSource) -> Distiller:
+    """The distiller that `cfg` names, on the device of `train` and ready to be trained on it."""
+    distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(train.image_set))
+    if teacher is not None and distiller.teacher_is_constant:
+        distiller.teacher = fold_batch_norms(teacher)
+    distiller = distiller.to(train.device, memory_format=memory_format_of(cfg))
+    distiller.set_targets(train.image_set.targets)
+    if train.device.type == "cpu":
+        keep_freed_memory()
+    if cfg.SOLVER.COMPILE:
+        compile_networks(distiller, train.device)
+    return distiller
+
+
+def run_experiment(
+    cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool = False, subfolder: str = ""
+) -> tuple[Result, RunFiles]:
+    """Train DISTILLER.STUDENT as the resolved `cfg` says; returns the best student's result and the run's files.
+
+    baseline: write to the folders of `train.py`, for networks without a teacher; subfolder: of the weights' folder.
+    Everything a user can get wrong raises UserError before the run's folders are made.
+    """
+    method = find_method(cfg.DISTILLER.TYPE)
+    student_name, teacher_name = cfg.DISTILLER.STUDENT, None
+    data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format_of(cfg))
+    if data.num_classes < 2:
+        raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
+    seed_everything(cfg.EXPERIMENT.SEED)
+    student, teacher = build_model(benchmark.models, student_name, data.num_classes), None
+    if cfg.DISTILLER.TYPE != PLAIN_TRAINING:
+        teacher_name = cfg.DISTILLER.TEACHER
+        teacher = build_model(benchmark.models, teacher_name, data.num_classes)
+        if not cfg.DISTILLER.TEACHER_WEIGHTS:
+            weights = find_teacher_weights(benchmark, teacher_name, utils, data.classes)
+            cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
+        fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
+        load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name, data.classes)
+    distiller = assemble(cfg, student, teacher, data.train)
+
+    log_folder, weights_folder = BASELINE_FOLDERS if baseline else folders_of(method)
+    title = [student_name] if baseline else [teacher_name or "none", student_name, method.__name__]
+    published = [student_name] if baseline else [student_name, method.__name__]
+    files = create_run(utils / log_folder, utils / weights_folder / subfolder, benchmark.label, title, published)
+    config_text = dump(used_sections(cfg, method))
+    meta = {
+        "run": files.name,
+        "network": student_name,
+        "models": benchmark.models,
+        "teacher": teacher_name,
+        "distiller": method.__name__,
+        "config": config_text,
+        **describe_data(cfg, data),
+        **describe_versions(),
+    }
+    with RunLog(files, config_text) as log:
+        log.line("===== New Logging Session Started =====")
+        log.line(f"Running main with student={student_name}, teacher={teacher_name}, distiller={method.__name__}")
+        if data.note:
+            log.line(data.note)
+        if teacher is not None:
+            log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
+        trainer = Trainer(cfg, distiller, data, files, log, meta)
+        with explained(trainer):
+            return trainer.fit(), files
+
+
+def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
+    """What a weight file tells of the data that its network was trained on."""
+    return {
+        "num_classes": data.num_classes,
+        "dataset": {
+            "type": cfg.DATASET.TYPE,
+            "classes": list(data.classes),
+            "image_size": data.image_size,
+            "train_images": len(data.train.image_set),
+            "test_images": len(data.test.image_set),
+            "seed": cfg.DATASET.SYNTHETIC.SEED if cfg.DATASET.TYPE == "synthetic" else None,
+        },
+        "normalisation": {"mean": list(data.mean), "std": list(data.std)},
+    }
+
+
+def describe_versions() -> dict[str, Any]:
+    """What a weight file tells of the code that made it."""
+    return {
+        "versions": {
+            "mdistiller": mdistiller.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+            "numpy": np.__version__,
+        }
+    }

@@ -1,0 +1,35 @@
+"""The global generators, from which networks' initialisation and a user's own distiller draw."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed them all."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def generators_state() -> dict[str, Any]:
+    """Their state, in types that a weight file may hold."""
+    _, words, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [torch.from_numpy(words.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_generators_state(state: dict[str, Any]) -> None:
+    """Continue from a `generators_state`; CUDA's only where as many devices are there."""
+    random.setstate(state["python"])
+    words, *rest = state["numpy"]
+    np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
