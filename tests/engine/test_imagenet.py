@@ -12,12 +12,13 @@ from PIL import Image
 
 from mdistiller.dataset.folder import find_images
 from mdistiller.dataset.streaming import centre_crop, decode
-from mdistiller.distillers import DISTILLERS, build_distiller, label_of
+from mdistiller.distillers import DISTILLERS, build_distiller
 from mdistiller.engine import teachers
 from mdistiller.engine.cfg import CFG, check, merge
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
 from mdistiller.engine.index import CIFAR100, IMAGENET
 from mdistiller.engine.runs import PROJECT
+from mdistiller.engine.values import read_yaml
 from mdistiller.models import build_model, model_names
 from tests.engine.conftest import Script
 
@@ -68,22 +69,22 @@ def test_published_indices_keep_their_places():
 
 def test_every_network_and_method_has_an_index():
     assert sorted(IMAGENET.students) == sorted(IMAGENET.teachers) == sorted(model_names("imagenet"))
-    assert sorted(IMAGENET.methods) == sorted(CIFAR100.methods)
+    assert sorted(IMAGENET.distillers.values()) == sorted(CIFAR100.distillers.values())
 
 
 def test_every_method_has_a_preset():
-    assert {path.stem for path in PRESETS} == {label_of(name) for name in DISTILLERS}
+    assert {path.stem for path in PRESETS} == {method.__name__ for method in DISTILLERS.values()}
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_preset_is_the_published_recipe(path):
     cfg = CFG.clone()
     merge(cfg, read_yaml(path), str(path))
-    check(cfg)
+    check(cfg, DISTILLERS[cfg.DISTILLER.TYPE])
     solver = cfg.SOLVER
     assert (solver.EPOCHS, solver.BATCH_SIZE, solver.LR, solver.WEIGHT_DECAY) == (100, 512, 0.2, 1e-4)
     assert (solver.LR_DECAY_STAGES, solver.MOMENTUM, cfg.DATASET.AUGMENT) == ([30, 60, 90], 0.9, "weak")
-    assert label_of(cfg.DISTILLER.TYPE) == path.stem
+    assert DISTILLERS[cfg.DISTILLER.TYPE].__name__ == path.stem
 
 
 @pytest.mark.parametrize(
@@ -224,24 +225,24 @@ def test_missing_pretrained_weights_are_downloaded_and_verified(cache, monkeypat
     name = f"resnet34-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     server = Server(content)
     monkeypatch.setattr(teachers, "_url", lambda network: f"{server.address}/{name}")
-    path = pretrained.pretrained_file("ResNet34")
+    path = teachers.pretrained_file("ResNet34")
     assert path == cache / name
-    pretrained.fetch_pretrained(path, "ResNet34")
+    teachers.fetch_pretrained(path, "ResNet34")
     assert path.read_bytes() == content
 
 
 def test_a_damaged_download_leaves_nothing_behind(cache, monkeypatch):
     server = Server(b"an error page")
     monkeypatch.setattr(teachers, "_url", lambda name: f"{server.address}/resnet34-00000000.pth")
-    path = pretrained.pretrained_file("ResNet34")
-    with pytest.raises(pretrained.UserError, match=r"resnet34-00000000\.pth"):
-        pretrained.fetch_pretrained(path, "ResNet34")
+    path = teachers.pretrained_file("ResNet34")
+    with pytest.raises(teachers.UserError, match=r"resnet34-00000000\.pth"):
+        teachers.fetch_pretrained(path, "ResNet34")
     assert not list(cache.iterdir())
 
 
-@pytest.mark.parametrize("name", pretrained.TORCHVISION_NAMES)
+@pytest.mark.parametrize("name", teachers.TORCHVISION_NAMES)
 def test_pretrained_weights_have_torchvisions_names(name):
-    network = getattr(torchvision.models, pretrained.TORCHVISION_NAMES[name])()
+    network = getattr(torchvision.models, teachers.TORCHVISION_NAMES[name])()
     assert network.state_dict().keys() == build_model("imagenet", name, 1000).state_dict().keys()
 
 
