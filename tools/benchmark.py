@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from PIL import Image
 from torch import nn
 from torch.profiler import ProfilerActivity
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
@@ -36,7 +36,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from mdistiller.dataset import DATASETS, Data, ImageSet, Loader
-from mdistiller.dataset.augment import CUTOUT_COLOUR, CUTOUT_MAX_SIDE, OPERATIONS_PER_IMAGE, operation_table
 from mdistiller.dataset.folder import find_images
 from mdistiller.dataset.streaming import FileLoader, available_cores
 from mdistiller.distillers import build_distiller
@@ -59,10 +58,11 @@ from mdistiller.engine.tables import align
 from mdistiller.engine.trainer import Meter, Trainer
 from mdistiller.models import build_model
 from mdistiller.models.folding import fold_batch_norms
+from tests.dataset.pil_oracle import PlainDistortion
 
 CPU = torch.device("cpu")
 SIDE, CLASSES = 32, 100
-STATISTICS = DATASETS["cifar100"]["MEAN"], DATASETS["cifar100"]["STD"]
+STATISTICS = DATASETS["cifar100"].mean, DATASETS["cifar100"].std
 WARM_UP_STEPS = 4  # compiling, autotuning and recording CUDA graphs take up to three
 EQUAL_STEPS, EQUAL_TO = 20, 1e-4  # over which, and how nearly, losses must equal those of the plain way
 EQUAL_LR = 0.01  # at the presets' 0.1 training from random weights makes 1e-3 of a single rounding within 20 steps
@@ -96,50 +96,6 @@ class Report:
     rows: list[Row] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     is_wrong: bool = False
-
-
-def affine(coefficients):
-    """An operation of PIL_OPERATIONS, by the coefficients that it has for a magnitude, a width and a height."""
-    return lambda image, value: image.transform(image.size, Image.Transform.AFFINE, coefficients(value, *image.size))
-
-
-PIL_OPERATIONS = {
-    "AutoContrast": lambda image, value: ImageOps.autocontrast(image),
-    "Brightness": lambda image, value: ImageEnhance.Brightness(image).enhance(value),
-    "Color": lambda image, value: ImageEnhance.Color(image).enhance(value),
-    "Contrast": lambda image, value: ImageEnhance.Contrast(image).enhance(value),
-    "Equalize": lambda image, value: ImageOps.equalize(image),
-    "Identity": lambda image, value: image,
-    "Posterize": lambda image, value: ImageOps.posterize(image, int(value)),
-    "Rotate": lambda image, value: image.rotate(value),
-    "Sharpness": lambda image, value: ImageEnhance.Sharpness(image).enhance(value),
-    "ShearX": affine(lambda value, width, height: (1, value, 0, 0, 1, 0)),
-    "ShearY": affine(lambda value, width, height: (1, 0, 0, value, 1, 0)),
-    "Solarize": lambda image, value: ImageOps.solarize(image, value),
-    "TranslateX": affine(lambda value, width, height: (1, 0, value * width, 0, 1, 0)),
-    "TranslateY": affine(lambda value, width, height: (1, 0, 0, 0, 1, value * height)),
-}
-
-
-class PlainDistortion:
-    """The strong augmentation of one PIL image: two random operations, then cutout."""
-
-    def __init__(self):
-        self.choices = [(PIL_OPERATIONS[name], low, high) for name, (_, low, high) in operation_table().items()]
-
-    def __call__(self, image):
-        for _ in range(OPERATIONS_PER_IMAGE):
-            operation, low, high = self.choices[np.random.randint(len(self.choices))]
-            image = operation(image, np.random.uniform(low, high))
-        return self.cutout(image)
-
-    def cutout(self, image):
-        width, height = image.size
-        half = np.random.uniform(0, CUTOUT_MAX_SIDE) * min(width, height) / 2
-        x, y = np.random.uniform(0, width), np.random.uniform(0, height)
-        image = image.copy()
-        ImageDraw.Draw(image).rectangle((x - half, y - half, x + half, y + half), CUTOUT_COLOUR)
-        return image
 
 
 class PlainImages(Dataset):
@@ -741,7 +697,7 @@ def time_loaders(what, loaders, steps, images, repeats, device=CPU):
 def measure_files(flags):
     """Photographs decoded, cropped, mirrored and normalised by one core, in batches on the CPU."""
     report, files, settings = Report(), find_images(flags.root, "test"), DATASETS["imagenet"]
-    statistics_of = settings["MEAN"], settings["STD"]
+    statistics_of = settings.mean, settings.std
     with one_thread():
         for batch_size in flags.batch_size:
             plain = DataLoader(PlainFiles(files, flags.image_size, *statistics_of), batch_size, shuffle=True)

@@ -1,14 +1,16 @@
 """Data: what a config names, as loaders of augmented and normalised batches on the training device."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from yacs.config import CfgNode
 
 from mdistiller.dataset.cifar100 import read_cifar100
 from mdistiller.dataset.folder import check_same_classes, find_images, read_images
-from mdistiller.dataset.images import ImageFiles, ImageSet
+from mdistiller.dataset.images import ImageFiles, ImageSet, resize_images
 from mdistiller.dataset.loaders import AUGMENTATIONS, BatchSource, Loader
 from mdistiller.dataset.streaming import FileLoader, lost_worker
 from mdistiller.dataset.synthetic import draw_synthetic
@@ -23,47 +25,96 @@ __all__ = [
     "Data",
     "ImageSet",
     "Loader",
+    "Source",
     "build_data",
     "fill_defaults",
     "lost_worker",
 ]
 
-CIFAR100_STATISTICS = {"MEAN": (0.5071, 0.4867, 0.4408), "STD": (0.2675, 0.2565, 0.2761)}
-IMAGENET_STATISTICS = {"MEAN": (0.485, 0.456, 0.406), "STD": (0.229, 0.224, 0.225)}
-TINY_IMAGENET_STATISTICS = {"MEAN": (0.4802, 0.4481, 0.3975), "STD": (0.2302, 0.2265, 0.2262)}
+CIFAR100_STATISTICS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TINY_IMAGENET_STATISTICS = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
 
-# What DATASET.TYPE takes, and each one's values of the keys of DATASET that the config leaves empty.
-DATASETS = {
-    "cifar100": {"ROOT": "data", "IMAGE_SIZE": 32, **CIFAR100_STATISTICS},
-    "imagenet": {"ROOT": "data/imagenet", "IMAGE_SIZE": 224, **IMAGENET_STATISTICS},
-    "tiny_imagenet": {"ROOT": "data/tiny-imagenet-200", "IMAGE_SIZE": 64, **TINY_IMAGENET_STATISTICS},
-    "folder": {"ROOT": "data", "IMAGE_SIZE": 32, **CIFAR100_STATISTICS},
-    "synthetic": {"ROOT": "data", "IMAGE_SIZE": 32, **CIFAR100_STATISTICS},
-}
-
-IMAGENET_POSTERIZE_BITS = (4, 8)  # of the strong views; CIFAR's recipe keeps one bit
 SHARE_OF_MEMORY = 0.5  # that a data set may take
 MISSING_BY_MISTAKE = 10  # classes: ImageNet with up to so many fewer is taken for incomplete
 
 
 @dataclass(frozen=True)
+class Source:
+    """A type of data: how it is found, and its values of the keys of DATASET that a config leaves empty.
+
+    find: takes the config's DATASET and a split, "train" or "test", and returns that split's `ImageSet` in host memory
+    or its `ImageFiles`.
+    root, image_size (a side, in pixels), mean and std (three numbers each, for values in 0..1): values of the keys.
+    classes: those of a complete copy, where a copy can be incomplete by mistake.
+    stays_in_files: the images are read from their files in every epoch, as photographs; other sets are held in memory.
+    posterize_bits: the fewest and the most bits that strong augmentation's Posterize keeps.
+    """
+
+    find: Callable[[CfgNode, str], ImageSet | ImageFiles]
+    root: str
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: Sequence[str] = ()
+    stays_in_files: bool = False
+    posterize_bits: tuple[int, int] = (1, 1)
+
+
+def _find_cifar100(dataset, split):
+    return read_cifar100(dataset.ROOT, split)
+
+
+def _find_folder(dataset, split):
+    return find_images(dataset.ROOT, split)
+
+
+def _find_synthetic(dataset, split):
+    counts = {"train": dataset.SYNTHETIC.TRAIN_IMAGES, "test": dataset.SYNTHETIC.TEST_IMAGES}
+    return draw_synthetic(counts[split], dataset.SYNTHETIC.SEED, split)
+
+
+# What DATASET.TYPE takes.
+DATASETS = {
+    "cifar100": Source(_find_cifar100, "data", 32, *CIFAR100_STATISTICS),
+    "imagenet": Source(
+        _find_folder,
+        "data/imagenet",
+        224,
+        *IMAGENET_STATISTICS,
+        classes=IMAGENET_WNIDS,
+        stays_in_files=True,
+        posterize_bits=(4, 8),
+    ),
+    "tiny_imagenet": Source(_find_folder, "data/tiny-imagenet-200", 64, *TINY_IMAGENET_STATISTICS),
+    "folder": Source(_find_folder, "data", 32, *CIFAR100_STATISTICS),
+    "synthetic": Source(_find_synthetic, "data", 32, *CIFAR100_STATISTICS),
+}
+
+
+@dataclass(frozen=True)
 class Data:
-    """What a run trains and tests on; a split that was not asked for is None."""
+    """What a run trains and tests on; a split that was not asked for is None.
+
+    classes: their names, in the order of the targets; image_size: of the batches' images, in pixels a side; mean, std:
+    three numbers each, by which the batches are normalised; note: what a user should know of how the data is held.
+    """
 
     train: BatchSource | None
     test: BatchSource | None
     classes: list[str]
     image_size: int
-    mean: tuple
-    std: tuple
-    note: str = ""  # what a user should know of how the data is held
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    note: str = ""
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
+        """How many classes there are."""
         return len(self.classes)
 
 
-def fill_defaults(dataset):
+def fill_defaults(dataset: CfgNode) -> None:
     """Give the keys of `dataset`, the config's DATASET, that are empty the values of its TYPE.
 
     Raises `UserError` for an unknown TYPE.
@@ -73,19 +124,29 @@ def fill_defaults(dataset):
             f"unknown data set {dataset.TYPE!r}{nearest(dataset.TYPE, DATASETS)}: "
             f"DATASET.TYPE takes {', '.join(DATASETS)}"
         )
-    for key, value in DATASETS[dataset.TYPE].items():
-        dataset[key] = dataset[key] or value
+    source = DATASETS[dataset.TYPE]
+    dataset.ROOT = dataset.ROOT or source.root
+    dataset.IMAGE_SIZE = dataset.IMAGE_SIZE or source.image_size
+    dataset.MEAN, dataset.STD = dataset.MEAN or source.mean, dataset.STD or source.std
 
 
-def build_data(cfg, device, seed, splits=("train", "test"), memory_format=torch.channels_last):
+def build_data(
+    cfg: CfgNode,
+    device: torch.device | str,
+    seed: int,
+    splits: Iterable[str] = ("train", "test"),
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Data:
     """Find the splits that `cfg.DATASET` names; small sets are read and put on `device`, ImageNet stays in its files.
 
+    cfg: its DATASET as `fill_defaults` leaves it; it is not changed. splits: "train", "test" or both; only these are
+    read, so that testing needs no training images. memory_format: of the batches' images.
     The training loader shuffles, and augments as DATASET.AUGMENT says, from a generator seeded with `seed`; the test
-    loader does neither. Only the splits asked for are read, so that testing needs no training images.
-    Raises `UserError` for an unknown DATASET.TYPE or DATASET.AUGMENT, and for data that is missing or damaged.
+    loader does neither.
+    Raises `UserError` for an unknown DATASET.AUGMENT, for a DATASET.IMAGE_SIZE at which the images would not fit into
+    memory, and for data that is missing or damaged.
     """
-    dataset = cfg.DATASET.clone()
-    fill_defaults(dataset)
+    dataset = cfg.DATASET
     sets, note = _find(dataset, splits, device)
     sets = {split: image_set.to(device) for split, image_set in sets.items()}
     statistics = tuple(dataset.MEAN), tuple(dataset.STD)
@@ -99,48 +160,59 @@ def build_data(cfg, device, seed, splits=("train", "test"), memory_format=torch.
 
 
 def _find(dataset, splits, device):
-    """The `ImageSet` (in host memory) or `ImageFiles` of each split, and a note on them."""
-    if dataset.TYPE == "cifar100":
-        return {split: read_cifar100(dataset.ROOT, split) for split in splits}, ""
-    if dataset.TYPE == "synthetic":
-        synthetic = dataset.SYNTHETIC
-        counts = {"train": synthetic.TRAIN_IMAGES, "test": synthetic.TEST_IMAGES}
-        return {split: draw_synthetic(counts[split], synthetic.SEED, split) for split in splits}, ""
-    files = {split: find_images(dataset.ROOT, split) for split in splits}
-    if len(files) == 2:
-        check_same_classes(files["train"], files["test"], dataset.ROOT)
-    if dataset.TYPE == "imagenet":
-        _check_complete(next(iter(files.values())).classes, dataset)
-        return files, ""
-    size, available = sum(map(len, files.values())) * 3 * dataset.IMAGE_SIZE**2, available_memory(device)
-    if size > SHARE_OF_MEMORY * available:
-        needed, free = (f"{value / 2**30:.1f} GiB" for value in (size, available))
-        return files, (
-            f"The images need {needed} and {device} has {free} free: read from their files by DATASET.NUM_WORKERS "
-            f"{dataset.NUM_WORKERS} processes in every epoch"
+    """The `ImageSet` (in host memory, at DATASET.IMAGE_SIZE) or `ImageFiles` of each split, and a note on them."""
+    source = DATASETS[dataset.TYPE]
+    found = {split: source.find(dataset, split) for split in splits}
+    if len(found) == 2:
+        check_same_classes(found["train"], found["test"], dataset.ROOT)
+    if source.classes:
+        _check_complete(next(iter(found.values())).classes, dataset, source.classes)
+    if source.stays_in_files or all(_has_size(image_set, dataset.IMAGE_SIZE) for image_set in found.values()):
+        return found, ""
+    size, available = sum(map(len, found.values())) * 3 * dataset.IMAGE_SIZE**2, available_memory(device)
+    if size <= SHARE_OF_MEMORY * available:
+        return {split: _hold(image_set, dataset.IMAGE_SIZE) for split, image_set in found.items()}, ""
+    needed, free = (f"{value / 2**30:.1f} GiB" for value in (size, available))
+    if any(isinstance(image_set, ImageSet) for image_set in found.values()):
+        raise UserError(
+            f"DATASET.IMAGE_SIZE {dataset.IMAGE_SIZE}: the images would need {needed}, and a data set may take "
+            f"{SHARE_OF_MEMORY:.0%} of the {free} that {device} has free; type a smaller size"
         )
-    return {split: read_images(found, dataset.IMAGE_SIZE) for split, found in files.items()}, ""
+    return found, (
+        f"The images need {needed} and {device} has {free} free: read from their files by DATASET.NUM_WORKERS "
+        f"{dataset.NUM_WORKERS} processes in every epoch"
+    )
 
 
-def available_memory(device):
-    """Bytes that a data set may take on `device`."""
+def _has_size(found, image_size):
+    """Whether `found` holds its images, at `image_size`."""
+    return isinstance(found, ImageSet) and found.images.shape[2:] == (image_size, image_size)
+
+
+def _hold(found, image_size):
+    """`found`, an `ImageSet` or `ImageFiles`, as an `ImageSet` at `image_size`."""
+    return resize_images(found, image_size) if isinstance(found, ImageSet) else read_images(found, image_size)
+
+
+def available_memory(device: torch.device | str) -> float:
+    """Bytes that are free on `device`; infinity on a system that does not tell."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # a system that does not tell
+    except (OSError, StopIteration):
         return math.inf
 
 
-def _check_complete(classes, dataset):
-    """Raise `UserError` where `classes` are nearly, but not all, of ImageNet's, unless NUM_CLASSES says so."""
-    expected = dataset.NUM_CLASSES or len(IMAGENET_WNIDS)
+def _check_complete(classes, dataset, complete):
+    """Raise `UserError` unless `classes` are as many as NUM_CLASSES or `complete` say, or clearly a part of these."""
+    expected = dataset.NUM_CLASSES or len(complete)
     missing = expected - len(classes)
     if missing == 0 or (not dataset.NUM_CLASSES and missing > MISSING_BY_MISTAKE):
         return
-    absent = sorted({*IMAGENET_WNIDS} - {*classes}) if expected == len(IMAGENET_WNIDS) else []
+    absent = sorted({*complete} - {*classes}) if expected == len(complete) else []
     names = f" (missing: {', '.join(absent[:5])}{' …' if len(absent) > 5 else ''})" if absent else ""
     raise UserError(
         f"{dataset.ROOT} has {len(classes)} classes, expected {expected}{names}; "
@@ -149,11 +221,9 @@ def _check_complete(classes, dataset):
 
 
 def _loader(image_set, batch_size, mean, std, dataset, memory_format, **options):
-    if not isinstance(image_set, ImageFiles):
-        return Loader(image_set, batch_size, mean, std, memory_format=memory_format, **options)
-    options["memory_format"] = memory_format
-    if dataset.TYPE == "imagenet":
-        options["posterize_bits"] = IMAGENET_POSTERIZE_BITS
-    else:
-        options["small"] = True
+    source = DATASETS[dataset.TYPE]
+    options |= {"memory_format": memory_format, "posterize_bits": source.posterize_bits}
+    if isinstance(image_set, ImageSet):
+        return Loader(image_set, batch_size, mean, std, **options)
+    options["small"] = not source.stays_in_files
     return FileLoader(image_set, batch_size, mean, std, dataset.IMAGE_SIZE, dataset.NUM_WORKERS, **options)

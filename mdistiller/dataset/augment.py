@@ -1,7 +1,7 @@
 """Batched augmentation of uint8 images, on any device, equal to what PIL does one image at a time.
 
-Every operation takes `images`, a uint8 tensor (n, 3, H, W), and `magnitude`, a float tensor (n,) with one strength an
-image, and returns a new uint8 tensor of the same shape. The published recipe was written with PIL, so PIL's rounding is
+Every operation takes `images`, a uint8 tensor (n, 3, H, W), and `magnitude`, a float tensor (n,) with each image's
+strength, and returns a uint8 tensor of the same shape. The published recipe was written with PIL, so PIL's rounding is
 part of it: each operation reproduces the named PIL call exactly.
 
 Random numbers are always drawn on the host, from a CPU generator: a seed gives the same pictures on every device, and
@@ -9,6 +9,7 @@ the device never has to wait for a choice to be known.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +20,16 @@ CUTOUT_MAX_SIDE = 0.5
 CUTOUT_COLOUR = (125, 123, 114)
 
 
-def weak(images, generator):
+def weak(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Pad with 4 black pixels, crop back to the original size at a random place, mirror half of the images.
 
-    images: uint8 (n, 3, H, W), best in channels-last, which the result is in. Returns the same shape.
+    images: uint8 (n, 3, H, W). Returns the same shape in channels-last; images in that layout are the fastest.
     Source: Deep Residual Learning, CVPR 2016, section 4.2.
     """
     count, channels, height, width = images.shape
     if count == 0:
         return images
-    positions = 2 * CROP_PADDING + 1
-    top, left = torch.randint(positions, (2, count), generator=generator)
+    top, left = torch.randint(2 * CROP_PADDING + 1, (2, count), generator=generator)
     mirrored = torch.randint(2, (count,), generator=generator).nonzero().flatten()
     padded_height, padded_width = height + 2 * CROP_PADDING, width + 2 * CROP_PADDING
     first = (torch.arange(count) * padded_height + top) * padded_width + left
@@ -39,21 +39,21 @@ def weak(images, generator):
     pixels = images.permute(0, 2, 3, 1).contiguous()
     pixels = pixels.index_copy(0, mirrored, pixels.index_select(0, mirrored).flip(2))
     padded = F.pad(pixels, [0, 0] + [CROP_PADDING] * 4)
-    # Every run of `width` pixels, wherever it starts; of a crop's rows each is one, which is copied as a whole.
+    # `runs` views every run of `width` neighbouring pixels; each row of a crop is one of them, copied in one piece.
     runs = padded.flatten().unfold(0, channels * width, channels)
     return runs.index_select(0, rows).view_as(pixels).permute(0, 3, 1, 2)
 
 
-def strong(images, generator, posterize_bits=(1, 1)):
+def strong(images: torch.Tensor, generator: torch.Generator, posterize_bits: tuple[int, int] = (1, 1)) -> torch.Tensor:
     """`weak`, then `distort`. images: uint8 (n, 3, H, W). Returns the same shape."""
     return distort(weak(images, generator), generator, posterize_bits)
 
 
-def distort(images, generator, posterize_bits=(1, 1)):
-    """Two random operations an image, then cutout.
+def distort(images: torch.Tensor, generator: torch.Generator, posterize_bits: tuple[int, int] = (1, 1)) -> torch.Tensor:
+    """Apply two random operations to each image, then cutout.
 
-    images: uint8 (n, 3, H, W). Returns the same shape. `posterize_bits` bounds what Posterize keeps: one bit in the
-    CIFAR recipe, (4, 8) in the ImageNet one.
+    images: uint8 (n, 3, H, W). Returns the same shape. posterize_bits: the fewest and the most bits that Posterize
+    keeps, one in the CIFAR recipe, (4, 8) in the ImageNet one.
     """
     images = images.contiguous()
     for _ in range(OPERATIONS_PER_IMAGE):
@@ -61,7 +61,9 @@ def distort(images, generator, posterize_bits=(1, 1)):
     return cutout(images, generator)
 
 
-def random_operation(images, generator, posterize_bits=(1, 1)):
+def random_operation(
+    images: torch.Tensor, generator: torch.Generator, posterize_bits: tuple[int, int] = (1, 1)
+) -> torch.Tensor:
     """Apply to each image one of the fourteen operations, at a magnitude uniform in the operation's range.
 
     images: uint8 (n, 3, H, W). Returns the same shape. Source: RandAugment, NeurIPS 2020, with random magnitudes.
@@ -79,10 +81,10 @@ def random_operation(images, generator, posterize_bits=(1, 1)):
     return torch.cat(results).index_select(0, inverse)
 
 
-def cutout(images, generator):
-    """Paint one square an image: side uniform in 0 to 0.5 of the shorter side, centre uniform over the image.
+def cutout(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Paint one square on each image: its side is uniform in 0 to 0.5 of the shorter side, its centre over the image.
 
-    A pixel is painted when its middle lies inside the square; what sticks out of the image is lost.
+    A pixel is painted when its middle lies inside the square; the part of a square outside the image is dropped.
     images: uint8 (n, 3, H, W). Returns the same shape.
     Source: Improved Regularization of Convolutional Neural Networks with Cutout, arXiv 1708.04552.
     """
@@ -98,7 +100,7 @@ def cutout(images, generator):
     return images
 
 
-def operation_table(posterize_bits=(1, 1)):
+def operation_table(posterize_bits: tuple[int, int] = (1, 1)) -> dict[str, tuple[Callable, float, float]]:
     """The strong operations as {name: (function, lowest magnitude, highest magnitude)}."""
     return {
         "AutoContrast": (autocontrast, 0, 1),
@@ -118,12 +120,12 @@ def operation_table(posterize_bits=(1, 1)):
     }
 
 
-def identity(images, magnitude):
+def identity(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """The images as they are; the magnitude is not used."""
     return images
 
 
-def autocontrast(images, magnitude):
+def autocontrast(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`ImageOps.autocontrast(image)`: stretch each channel to 0..255; the magnitude is not used."""
     pixels = images.flatten(2)
     low, high = pixels.amin(2, keepdim=True).double(), pixels.amax(2, keepdim=True).double()
@@ -134,7 +136,7 @@ def autocontrast(images, magnitude):
     return _look_up(table, pixels.long()).view_as(images)
 
 
-def equalize(images, magnitude):
+def equalize(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`ImageOps.equalize(image)`: flatten each channel's histogram; the magnitude is not used."""
     pixels = images.flatten(2).long()
     histogram = torch.zeros(*pixels.shape[:2], 256, dtype=torch.int32, device=images.device)
@@ -147,35 +149,35 @@ def equalize(images, magnitude):
     return _look_up(torch.where(step > 0, table, unchanged), pixels).view_as(images)
 
 
-def posterize(images, magnitude):
+def posterize(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`ImageOps.posterize(image, bits)`: keep the highest int(magnitude) bits of each value, 1 to 8."""
     step = 2 ** (8 - magnitude.int())
     return images & _per_image(256 - step).to(torch.uint8)
 
 
-def solarize(images, magnitude):
+def solarize(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`ImageOps.solarize(image, threshold)`: invert the values that reach the threshold, 0 to 256."""
     inverted = images >= _per_image(magnitude)
     return images ^ inverted.to(torch.uint8) * 255
 
 
-def brightness(images, magnitude):
+def brightness(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`ImageEnhance.Brightness(image).enhance(factor)`: blend with black."""
     return _blend(torch.zeros_like(images), images, magnitude)
 
 
-def color(images, magnitude):
+def color(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`ImageEnhance.Color(image).enhance(factor)`: blend with the grey image."""
     return _blend(_luminance(images), images, magnitude)
 
 
-def contrast(images, magnitude):
+def contrast(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`ImageEnhance.Contrast(image).enhance(factor)`: blend with the mean grey."""
     total, count = _luminance(images).sum((2, 3), keepdim=True), images.shape[2] * images.shape[3]
     return _blend((2 * total + count) // (2 * count), images, magnitude)
 
 
-def sharpness(images, magnitude):
+def sharpness(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`ImageEnhance.Sharpness(image).enhance(factor)`: blend with the smoothed image, whose border is the original."""
     wide = images.float()
     box = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
@@ -186,7 +188,7 @@ def sharpness(images, magnitude):
     return _blend(smooth, images, magnitude)
 
 
-def rotate(images, magnitude):
+def rotate(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`image.rotate(angle)`: degrees counter-clockwise about the centre, nearest pixel, black outside."""
     height, width = images.shape[2:]
     angle = -torch.deg2rad(magnitude.double())
@@ -195,22 +197,22 @@ def rotate(images, magnitude):
     return _affine(images, cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
 
 
-def shear_x(images, magnitude):
+def shear_x(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`image.transform(size, AFFINE, (1, magnitude, 0, 0, 1, 0))`: nearest pixel, black outside."""
     return _affine(images, b=magnitude.double())
 
 
-def shear_y(images, magnitude):
+def shear_y(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`image.transform(size, AFFINE, (1, 0, 0, magnitude, 1, 0))`: nearest pixel, black outside."""
     return _affine(images, d=magnitude.double())
 
 
-def translate_x(images, magnitude):
+def translate_x(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`image.transform(size, AFFINE, (1, 0, magnitude * width, 0, 1, 0))`: nearest pixel, black outside."""
     return _affine(images, c=(magnitude.double() * images.shape[3] + 0.5).floor())
 
 
-def translate_y(images, magnitude):
+def translate_y(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
     """`image.transform(size, AFFINE, (1, 0, 0, 0, 1, magnitude * height))`: nearest pixel, black outside."""
     return _affine(images, f=(magnitude.double() * images.shape[2] + 0.5).floor())
 
@@ -237,9 +239,9 @@ def _blend(degenerate, images, factor):
 
 
 def _affine(images, a=1, b=0, c=0, d=0, e=1, f=0):
-    """Pixel (x, y) of the result is pixel (ax + by + c, dx + ey + f) of the image, or black outside of it.
+    """Pixel (x, y) of the result is pixel (ax + by + c, dx + ey + f) of the image, or black where that is outside.
 
-    Each coefficient is a number or a float64 tensor (n,). Positions are in 16.16 fixed point, as in PIL's own loop.
+    Each coefficient is a number or a float64 tensor (n,). Positions are in 16.16 fixed point, as PIL computes them.
     """
     channels, height, width = images.shape[1:]
 

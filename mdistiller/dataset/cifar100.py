@@ -1,5 +1,6 @@
 """CIFAR-100 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009)."""
 
+import os
 from http.client import HTTPException
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mdistiller.dataset.images import ImageSet
 from mdistiller.errors import UserError
 
 
-def read_cifar100(root, split):
+def read_cifar100(root: str | os.PathLike[str], split: str) -> ImageSet:
     """Read the "train" (50,000 images) or "test" (10,000) split from `root`, downloading it there when it is missing.
 
     Returns an `ImageSet` of uint8 (N, 3, 32, 32). Raises `UserError` when the files are neither there nor to be had.

@@ -19,12 +19,12 @@ BLOCK = 256  # images that a thread reads in one go
 SHOW_PROGRESS_FROM = 20_000  # images
 
 
-def find_images(root, split):
+def find_images(root: str | os.PathLike[str], split: str) -> ImageFiles:
     """The image files of one split, "train" or "test", of the folder `root`; classes are its subfolders, sorted.
 
-    Where the test split has no subfolders its labels are read from a file (`read_flat_labels`), and nothing is moved.
-    Hidden files and files that are not images by their extension are passed over. Returns `ImageFiles`.
-    Raises `UserError` when a folder is missing, empty or cannot be read.
+    A test split without subfolders gets its labels from a file (`read_flat_labels`); nothing is moved or written.
+    Hidden files and files whose extension is not in EXTENSIONS are passed over.
+    Raises `UserError` when a folder is missing, empty or cannot be read, and where the labels do not fit the images.
     """
     try:
         return _find_images(Path(root), split)
@@ -61,11 +61,11 @@ def _find_images(root, split):
     return _image_files(folder, names, torch.tensor([index_of[label] for label in labels]), classes)
 
 
-def read_images(files, image_size):
-    """Read `ImageFiles` into memory, each by `read_small`.
+def read_images(files: ImageFiles, image_size: int) -> ImageSet:
+    """Read `files` into memory, each by `read_small`.
 
-    Returns an `ImageSet` of uint8 (N, 3, image_size, image_size). Raises `UserError`, naming the file, when one cannot
-    be read.
+    The images are uint8 (N, 3, image_size, image_size) in channels-last. Raises `UserError`, naming the file, when one
+    cannot be read.
     """
     # Channels-last, as the loader has it, which needs no copy then.
     images = torch.empty(len(files), image_size, image_size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -86,13 +86,13 @@ def read_images(files, image_size):
     return ImageSet(images, files.targets, files.classes)
 
 
-def read_folder(root, split, image_size=32):
-    """`find_images`, read into memory by `read_images`."""
+def read_folder(root: str | os.PathLike[str], split: str, image_size: int = 32) -> ImageSet:
+    """The images that `find_images` finds, read into memory by `read_images`; raises `UserError` as these do."""
     return read_images(find_images(root, split), image_size)
 
 
-def check_same_classes(train, test, root):
-    """Raise `UserError` unless both splits of `root` have the same classes, without which their labels disagree."""
+def check_same_classes(train: ImageSet | ImageFiles, test: ImageSet | ImageFiles, root: str | os.PathLike[str]) -> None:
+    """Raise `UserError` unless both splits of `root` have the same classes: a label must mean the same in both."""
     if train.classes == test.classes:
         return
     only_train, only_test = sorted({*train.classes} - {*test.classes}), sorted({*test.classes} - {*train.classes})
@@ -128,7 +128,7 @@ def _image_files(folder, names, targets, classes):
 
 
 def _class_folders(folder):
-    """Names of the visible subfolders, sorted, but for one that holds the images of a flat folder."""
+    """Names of the visible subfolders, sorted; none where the only one, `images`, holds a flat folder's images."""
     with os.scandir(folder) as entries:
         # A link to nowhere is listed, so that reading it says so.
         names = sorted(
@@ -140,7 +140,7 @@ def _class_folders(folder):
 
 
 def _image_names(folder):
-    """Paths of the images in `folder`, relative to it and sorted; of its subfolder `images` where there is one."""
+    """Paths, relative to `folder` and sorted, of the images in it or, where it has one, in its subfolder `images`."""
     prefix = f"{IMAGES}/" if (folder / IMAGES).is_dir() else ""
     with os.scandir(folder / prefix) as entries:
         return sorted(

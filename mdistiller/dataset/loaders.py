@@ -3,11 +3,14 @@
 Source of the idea: Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from mdistiller.dataset.augment import distort, weak
+from mdistiller.dataset.images import ImageFiles, ImageSet
 from mdistiller.errors import UserError
 
 AUGMENTATIONS = ("none", "weak", "strong", "weak+strong", "two-view")
@@ -16,30 +19,30 @@ CHUNK = 1024
 
 
 class BatchSource:
-    """An endless source of epochs over an image set: what its loaders share, whatever holds the images.
+    """What the loaders of an image set share, wherever its images are held; each iteration is one epoch of batches.
 
-    augment: "none", "weak", "strong", "weak+strong": every image once in each of the two views, shuffled together; or
-    "two-view": every image once, as `image` and `image_weak` weakly and as `image_strong` strongly augmented.
-    mean, std: three numbers each, for values in 0..1. generator: a CPU `torch.Generator`, which makes every random
-    choice, so that the batches depend on its state alone and not on the device.
+    augment: "none", "weak" or "strong"; "weak+strong", which has every image twice in an epoch, once in each way, all
+    shuffled together; or "two-view", which has every image once, in both ways in the same batch.
+    mean, std: three numbers each, for values in 0..1. generator: a CPU generator, which makes every random choice, so
+    that the batches depend on its state alone and not on the device. posterize_bits: of `distort`.
 
-    Iterating gives one epoch of dicts: `image` float32 (B, 3, H, W) in `memory_format`, `target` int64 (B,), and
-    `index` int64 (B,), the row in the image set; the last batch may be smaller. Raises `UserError` for an unknown
-    augmentation or a batch size below one.
+    A batch is a dict of `image`, float32 (B, 3, H, W) in `memory_format`; `target`, int64 (B,); and `index`, int64
+    (B,), the row in the image set. With "two-view" it has `image_weak`, which is `image`, and `image_strong` as well.
+    The last batch may be smaller. Raises `UserError` for an unknown augmentation or a batch size below one.
     """
 
     def __init__(
         self,
-        image_set,
-        batch_size,
-        mean,
-        std,
-        augment="none",
-        shuffle=False,
-        generator=None,
-        memory_format=torch.contiguous_format,
-        posterize_bits=(1, 1),
-    ):
+        image_set: ImageSet | ImageFiles,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: str = "none",
+        shuffle: bool = False,
+        generator: torch.Generator | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        posterize_bits: tuple[int, int] = (1, 1),
+    ) -> None:
         if augment not in AUGMENTATIONS:
             raise UserError(f"unknown augmentation {augment!r}: DATASET.AUGMENT takes {', '.join(AUGMENTATIONS)}")
         if batch_size < 1:
@@ -55,35 +58,38 @@ class BatchSource:
         self._mean, self._std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std))
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Where the batches are."""
         return self.image_set.targets.device
 
     @property
-    def num_images_per_epoch(self):
+    def num_images_per_epoch(self) -> int:
         """Images in one epoch: the size of the set, twice that for "weak+strong"."""
         return len(self.image_set) * (2 if self.augment == "weak+strong" else 1)
 
-    def __len__(self):
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
         return -(-self.num_images_per_epoch // self.batch_size)
 
-    def state_dict(self):
-        """The generator's state, from which `load_state_dict` makes the next epoch repeat itself bit for bit."""
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What `load_state_dict` needs to repeat the next epoch bit for bit: the generator's state."""
         return {"generator": self.generator.get_state()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Continue from a `state_dict` taken between two epochs."""
         self.generator.set_state(state["generator"])
 
     def _order(self):
-        """The entries of an epoch, int64; in "weak+strong" one beyond the set's size is an image's strong view."""
+        """The rows of an epoch's images, int64; in "weak+strong" row + len(image_set) means the image's strong view."""
         count = self.num_images_per_epoch
         return torch.randperm(count, generator=self.generator) if self.shuffle else torch.arange(count)
 
     def _views(self, entries, images, images_strong=None):
-        """The augmented views of `entries`, uint8 (B, 3, H, W), made of `images`: one, or a weak and a strong one.
+        """The augmented views of `entries`, a list of one or, in "two-view", of a weak and a strong one.
 
-        images_strong: what the strong one is made of, where that is not `images`.
+        images: uint8 (B, 3, H, W), as each view is; images_strong: what the strong view is made of, if not `images`.
         """
         views = [self._augment(images, entries)]
         if self.augment == "two-view":
@@ -92,7 +98,7 @@ class BatchSource:
         return views
 
     def _batch(self, rows, views):
-        """The batch of the image set's `rows`, of uint8 `views`."""
+        """The batch of the image set's `rows`, int64 (B,), from their uint8 `views`."""
         images = [self._normalise(view) for view in views]
         batch = {"image": images[0]}
         if self.augment == "two-view":
@@ -100,7 +106,7 @@ class BatchSource:
         return batch | {"target": self.image_set.targets[rows], "index": rows}
 
     def _rows(self, entries):
-        """The rows of the image set, on the device, that `entries` are views of."""
+        """The image set's rows, on the device, that `entries`, some of those that `_order` gives, stand for."""
         return (entries % len(self.image_set)).to(self.device, non_blocking=True)
 
     def _augment(self, images, entries):
@@ -119,7 +125,7 @@ class BatchSource:
         return weak(images, self.generator)
 
     def _normalise(self, images):
-        # The layout changes while a pixel is a byte, and statistics as large as an image spare the CPU a broadcast.
+        # Bytes are the cheapest to lay out anew; statistics of an image's shape are faster on a CPU than a broadcast.
         images = images.contiguous(memory_format=self.memory_format).float().div_(255)
         if self._mean.shape != images.shape[1:]:
             self._mean, self._std = (
@@ -132,12 +138,14 @@ class BatchSource:
 class Loader(BatchSource):
     """Batches of an `ImageSet`, gathered, augmented and normalised where its tensors are."""
 
-    def __init__(self, image_set, *args, **options):
-        # Pixel after pixel, so that an image's rows are copied as they are.
+    image_set: ImageSet
+
+    def __init__(self, image_set: ImageSet, *args: Any, **options: Any) -> None:
+        # In channels-last an image's rows are contiguous, as `weak` copies them.
         images = image_set.images.contiguous(memory_format=torch.channels_last)
         super().__init__(replace(image_set, images=images), *args, **options)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         pixels = self.image_set.images.permute(0, 2, 3, 1)
         batches_per_chunk = max(1, CHUNK // self.batch_size)
         for entries in self._order().split(batches_per_chunk * self.batch_size):

@@ -8,13 +8,15 @@ import functools
 import math
 import os
 import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from mdistiller.dataset.images import read_image, read_small
+from mdistiller.dataset.images import ImageFiles, read_image, read_small
 from mdistiller.dataset.loaders import BatchSource
 from mdistiller.errors import UserError
 
@@ -23,7 +25,7 @@ CROP_RATIO = (3 / 4, 4 / 3)  # of width to height
 CROP_ATTEMPTS = 10
 DRAWS = 2 * CROP_ATTEMPTS + 3  # area and ratio an attempt, top, left, mirrored
 RESIZE_OVER_CROP = 256 / 224  # of the evaluation transform
-BATCHES_AHEAD = 2  # a worker
+BATCHES_AHEAD = 2  # that each worker prepares
 LOST_WORKER = re.compile(r"DataLoader worker .*(is killed by signal|exited unexpectedly)|unable to .* shared memory")
 
 
@@ -32,17 +34,27 @@ class FileLoader(BatchSource):
 
     As ImageNet's recipe has it, weak augmentation is a random crop of 8 to 100 % of the area and a mirror (Szegedy
     et al., Going Deeper with Convolutions, CVPR 2015); without augmentation the shorter side is scaled to 256/224 of
-    `image_size`, and the centre is cut out. Both equal torchvision's transforms v2 on uint8, to the rounding. With
-    `small` images are prepared and augmented as those of a `Loader`, for sets of small images that do not fit into
+    `image_size`, and the centre is cut out. Both equal torchvision's transforms v2 on uint8, up to rounding. With
+    `small`, images are prepared and augmented as those of a `Loader`: for sets of small images that do not fit into
     memory.
     workers: processes that decode, at most one a core; 0: this one does. Each holds at most three batches.
     """
 
-    def __init__(self, image_set, batch_size, mean, std, image_size, workers=0, small=False, **options):
+    def __init__(
+        self,
+        image_set: ImageFiles,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+        workers: int = 0,
+        small: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(image_set, batch_size, mean, std, **options)
         self.image_size, self.small = image_size, small
         workers = min(workers, available_cores())
-        self._decoded = DataLoader(
+        self._decoded: DataLoader[Any] = DataLoader(
             _Decoder(image_set.to("cpu"), image_size, small),
             batch_size=None,  # the plan's entries are whole batches
             sampler=_Plan(self),
@@ -53,7 +65,7 @@ class FileLoader(BatchSource):
             generator=torch.Generator(),  # keeps torch's own from being drawn from
         )
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for item in self._decoded:
             if isinstance(item, str):
                 raise UserError(item)
@@ -65,7 +77,7 @@ class FileLoader(BatchSource):
         return super()._crop(images) if self.small else images  # workers have cropped them
 
 
-def lost_worker(error):
+def lost_worker(error: BaseException) -> UserError | None:
     """The `UserError` that says what the RuntimeError `error` of a killed worker means; None for another error.
 
     PyTorch raises it when the process dies, in whatever the main thread happens to be doing.
@@ -78,13 +90,16 @@ def lost_worker(error):
     )
 
 
-def available_cores():
+def available_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Plan:
-    """One epoch's batches: entries (B,) and, where they are cropped at random, draws (views, B, DRAWS) in 0..1."""
+    """Each epoch's batches: for each its entries, int64 (B,), and the random numbers that its crops are made by.
+
+    These are float64 (views, B, DRAWS) in 0..1, or None where workers do not crop at random.
+    """
 
     def __init__(self, loader):
         self.loader = loader
@@ -105,14 +120,14 @@ class _Plan:
             yield entries, torch.rand(views, len(entries), DRAWS, dtype=torch.float64, generator=generator)
 
 
-class _Decoder:
-    """From a batch of the plan to pixels, in whatever process."""
+class _Decoder(Dataset):
+    """Turns a planned batch into pixels, in a worker process or in this one."""
 
     def __init__(self, image_files, image_size, small):
         self.image_files, self.image_size, self.small = image_files, image_size, small
 
     def __getitem__(self, batch):
-        """Entries and, a view, uint8 (B, 3, image_size, image_size); of a damaged file, the error as text."""
+        """The batch's entries and a list of its views, uint8 (B, 3, image_size, image_size); or an error as text."""
         entries, draws = batch
         paths = [self.image_files.path(entry % len(self.image_files)) for entry in entries.tolist()]
         try:
@@ -130,7 +145,7 @@ class _Decoder:
         ]
 
 
-def decode(path):
+def decode(path: str | os.PathLike[str]) -> torch.Tensor:
     """The image file `path` as uint8 (1, 3, H, W) in channels-last, equal to what PIL reads."""
     try:
         from torchvision.io import ImageReadMode, decode_image, read_file  # torchvision takes seconds to import
@@ -144,7 +159,7 @@ def decode(path):
     return pixels.permute(2, 0, 1)[None]
 
 
-def random_crop_box(height, width, draws):
+def random_crop_box(height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random crop, by the algorithm of torchvision's `RandomResizedCrop`.
 
     draws: DRAWS numbers in 0..1. Where no attempt fits, the largest centre crop whose ratio is in CROP_RATIO.
@@ -166,14 +181,14 @@ def random_crop_box(height, width, draws):
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def random_resized_crop(image, size, draws):
+def random_resized_crop(image: torch.Tensor, size: int, draws: Sequence[float]) -> torch.Tensor:
     """A random crop of `image`, uint8 (1, 3, H, W), at `size` pixels a side, mirrored by chance; draws: DRAWS."""
-    top, left, height, width = random_crop_box(*image.shape[2:], draws)
+    top, left, height, width = random_crop_box(image.shape[2], image.shape[3], draws)
     image = resize(image[:, :, top : top + height, left : left + width], (size, size))
     return image.flip(3) if draws[-1] < 0.5 else image
 
 
-def centre_crop(image, size):
+def centre_crop(image: torch.Tensor, size: int) -> torch.Tensor:
     """The centre of `image`, uint8 (1, 3, H, W), at `size` pixels a side, by torchvision's evaluation transform."""
     height, width = image.shape[2:]
     shorter = round(size * RESIZE_OVER_CROP)
@@ -186,9 +201,9 @@ def centre_crop(image, size):
     return image[:, :, top : top + size, left : left + size]
 
 
-def resize(image, size):
+def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """`image`, uint8 (1, 3, H, W), at `size` (height, width): bilinear, anti-aliased."""
-    image = image.contiguous(memory_format=torch.channels_last)  # torch has a faster way for it
+    image = image.contiguous(memory_format=torch.channels_last)  # which torch resizes faster
     if image.shape[2:] == size:
         return image
     return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)

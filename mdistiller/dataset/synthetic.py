@@ -24,11 +24,11 @@ NOISE = 0.04
 CHUNK = 512
 
 
-def draw_synthetic(count, seed, split):
+def draw_synthetic(count: int, seed: int, split: str) -> ImageSet:
     """Draw `count` pictures of the split "train" or "test"; the classes take turns.
 
-    Returns an `ImageSet` of uint8 (count, 3, 32, 32) that depends on `seed` and `split` alone; the splits use
-    independent random streams. Raises `UserError` when `count` is below one.
+    The images are uint8 (count, 3, 32, 32). They depend on the arguments alone, and the splits use independent random
+    streams. Raises `UserError` when `count` is below one.
     """
     if count < 1:
         raise UserError(f"{count} {split} images: expected 1 or more; set DATASET.SYNTHETIC.{split.upper()}_IMAGES")
@@ -42,7 +42,7 @@ def draw_synthetic(count, seed, split):
 
 
 def _draw(kinds, targets, rng):
-    """One picture a target: uint8 (n, 3, 32, 32)."""
+    """One picture for each target: uint8 (n, 3, 32, 32)."""
     canvas = _background(len(targets), rng)
     canvas = _paint(canvas, kinds[targets], rng, radius=(0.45, 0.8), offset=0.2)
     distractors = kinds[rng.integers(len(kinds), size=len(targets))]
@@ -75,7 +75,7 @@ def _background(count, rng):
 
 
 def _paint(canvas, kinds, rng, radius, offset):
-    """Paint one object an image over `canvas`; kinds: (n, 3), the indices of shape, colour and texture."""
+    """`canvas` with one object on each image; kinds: (n, 3), the indices of their shapes, colours and textures."""
     count = len(canvas)
     shape, colour, texture = (kinds[:, column].reshape(-1, 1, 1) for column in range(3))
     x, y = _grid()

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from mdistiller.dataset import Loader
-from mdistiller.dataset.augment import operation_table, weak
+from mdistiller.dataset.augment import CUTOUT_COLOUR, operation_table, weak
 from mdistiller.engine.cfg import CFG
+from tests.dataset.pil_oracle import PIL_OPERATIONS
 from tools import benchmark
 
 PAIR = "--teacher resnet8 --student resnet8 --batch_size 4 --steps 2 --repeats 1 --workers 0 --device cpu".split()
@@ -160,7 +161,7 @@ def test_the_plain_operations_are_those_of_the_batched_augmentation(name):
     image_set, (operation, low, high) = images(), operation_table()[name]
     magnitudes = torch.linspace(low, high, len(image_set))
     pictures = benchmark.PlainImages(image_set, "none").pictures
-    results = [benchmark.PIL_OPERATIONS[name](*pair) for pair in zip(pictures, magnitudes.tolist(), strict=True)]
+    results = [PIL_OPERATIONS[name](*pair) for pair in zip(pictures, magnitudes.tolist(), strict=True)]
     plain = torch.stack([torch.frombuffer(bytearray(r.tobytes()), dtype=torch.uint8).view(32, 32, 3) for r in results])
     assert torch.equal(plain.permute(0, 3, 1, 2), operation(image_set.images, magnitudes))
 
@@ -168,7 +169,7 @@ def test_the_plain_operations_are_those_of_the_batched_augmentation(name):
 def test_the_plain_strong_augmentation_distorts_and_cuts_out():
     image_set = images(64)
     result = plain_bytes("strong", image_set)
-    colour = torch.tensor(benchmark.CUTOUT_COLOUR, dtype=torch.uint8).view(3, 1, 1)
+    colour = torch.tensor(CUTOUT_COLOUR, dtype=torch.uint8).view(3, 1, 1)
     painted = (result == colour).all(1).sum((1, 2))
     assert result.shape == image_set.images.shape
     assert painted.max() <= 17 * 17 and (painted > 0).float().mean() > 0.5  # PIL paints both ends of a side
