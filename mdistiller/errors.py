@@ -1,6 +1,7 @@
 """The one exception a user can cause."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -10,7 +11,7 @@ class UserError(Exception):
     """
 
 
-def nearest(word: str, known) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """`" (nearest: 'x')"` for the entry x of `known` that resembles `word` most, letter case aside."""
     by_lower = {name.lower(): name for name in known}
     match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.0)

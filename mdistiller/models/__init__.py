@@ -12,26 +12,37 @@ A network's `forward(x)`, x (batch, 3, height, width), returns `(logits, feature
 but the stem's, the last batch norm before it, as wide as the entry.
 """
 
+from collections.abc import Callable
+
+from torch import nn
+
 from mdistiller.errors import UserError, nearest
 from mdistiller.models import cifar, imagenet
+from mdistiller.models._common import Features
 
-_NETWORKS = {"cifar100": cifar.NETWORKS, "tiny_imagenet": cifar.NETWORKS, "imagenet": imagenet.NETWORKS}
+__all__ = ["Features", "build_model", "canonical_name", "model_names"]
+
+_NETWORKS: dict[str, dict[str, Callable[..., nn.Module]]] = {
+    "cifar100": cifar.NETWORKS,
+    "tiny_imagenet": cifar.NETWORKS,
+    "imagenet": imagenet.NETWORKS,
+}
 
 # Names under which weight files were published.
 _ALIASES = {"shufflenetv1": "ShuffleV1", "shufflenetv2": "ShuffleV2", "mobilenetv2": "MobileNetV2"}
 
 
-def build_model(dataset, name, num_classes):
+def build_model(dataset: str, name: str, num_classes: int) -> nn.Module:
     """A freshly initialised network; `dataset` is "cifar100", "tiny_imagenet" or "imagenet"."""
     return _networks_of(dataset)[canonical_name(dataset, name)](num_classes=num_classes)
 
 
-def model_names(dataset):
+def model_names(dataset: str) -> list[str]:
     """The names `build_model` knows for `dataset`, aliases left out."""
     return list(_networks_of(dataset))
 
 
-def canonical_name(dataset, name):
+def canonical_name(dataset: str, name: str) -> str:
     """`name` itself, or the network that the alias `name` stands for; case does not count.
 
     Raises UserError, naming the nearest network and listing them all, where there is none.
@@ -46,7 +57,7 @@ def canonical_name(dataset, name):
     return spellings[name.lower()]
 
 
-def _networks_of(dataset):
+def _networks_of(dataset: str) -> dict[str, Callable[..., nn.Module]]:
     if dataset not in _NETWORKS:
         raise UserError(f"unknown dataset {dataset!r}{nearest(dataset, _NETWORKS)}; valid: {', '.join(_NETWORKS)}")
     return _NETWORKS[dataset]

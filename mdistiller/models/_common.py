@@ -1,10 +1,23 @@
-"""What several families share: initialisation, the residual body, the pooled vector."""
+"""What several families share: the type of their features, initialisation, the residual body, the pooled vector."""
 
+from collections.abc import Iterable
+from typing import TypedDict
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 
-def init_convolutions(model):
+class Features(TypedDict):
+    """What a network returns beside its logits; `mdistiller.models` says what each is."""
+
+    feats: list[torch.Tensor]
+    preact_feats: list[torch.Tensor]
+    final_map: torch.Tensor
+    pooled_feat: torch.Tensor
+
+
+def init_convolutions(model: nn.Module) -> None:
     """Normal weights with variance 2 / (kernel area x output channels), zero bias (He et al., ICCV 2015)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -13,13 +26,13 @@ def init_convolutions(model):
                 nn.init.zeros_(module.bias)
 
 
-def init_classifier(linear):
+def init_classifier(linear: nn.Linear) -> None:
     """Normal weights with deviation 0.01, zero bias."""
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
 
 
-def run_residual_stages(stem, x, stages):
+def run_residual_stages(stem: torch.Tensor, x: torch.Tensor, stages: Iterable[nn.Sequential]) -> Features:
     """Run stages of blocks that return their output before its ReLU; returns the features of the network.
 
     stem: the stem's map after its ReLU, which stands in both lists, as published; x: what the first stage reads, that
@@ -36,11 +49,11 @@ def run_residual_stages(stem, x, stages):
     return {"feats": feats, "preact_feats": preact_feats, "final_map": x, "pooled_feat": global_average(x)}
 
 
-def global_average(x):
+def global_average(x: torch.Tensor) -> torch.Tensor:
     """(batch, channels, height, width) -> (batch, channels)."""
     return x.mean(dim=(2, 3))
 
 
-def channel_shuffle(x, groups):
+def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Interleave the channels of `groups` equal groups: a1 a2 b1 b2 -> a1 b1 a2 b2. x: (batch, channels, ...)."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)

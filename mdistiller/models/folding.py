@@ -6,6 +6,7 @@ CVPR 2018, section 3.2.
 
 import copy
 from collections import Counter
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -18,13 +19,13 @@ class FoldedBatchNorm(nn.BatchNorm2d):
     It keeps its parameters and statistics, for those who read them.
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             raise RuntimeError("a network with folded batch norms only infers: call its eval(), or train the original")
         return x
 
 
-def fold_batch_norms(network):
+def fold_batch_norms(network: nn.Module) -> nn.Module:
     """A copy of `network` for inference: in eval mode, without gradients, batch norms folded into convolutions.
 
     Modules keep their names and state; only what a folded convolution returns, and its weight and bias, differ. A batch
@@ -37,13 +38,15 @@ def fold_batch_norms(network):
 
 
 @torch.no_grad()
-def _fold(convolution, norm):
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Fold in place; in float64, so that the weights are rounded once."""
+    mean, variance = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)
+    scale, shift = (None if parameter is None else parameter.double() for parameter in (norm.weight, norm.bias))
     weight, bias = fuse_conv_bn_weights(
         convolution.weight.double(),
         None if convolution.bias is None else convolution.bias.double(),
-        *(norm.running_mean.double(), norm.running_var.double(), norm.eps),
-        *(None if parameter is None else parameter.double() for parameter in (norm.weight, norm.bias)),
+        *(mean.double(), variance.double(), norm.eps),
+        *(scale, shift),
     )
     convolution.bias = nn.Parameter(bias.to(convolution.weight), requires_grad=False)
     convolution.weight.copy_(weight)
@@ -53,17 +56,19 @@ def _fold(convolution, norm):
 class _Tracer(fx.Tracer):
     """Follows `forward` where it branches on the size of an image; either way, the modules before are the same."""
 
-    def to_bool(self, obj):
+    def to_bool(self, obj: fx.Proxy) -> bool:
         return True
 
 
-def _foldable_pairs(network):
+def _foldable_pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Pairs (convolution, batch norm) of modules of `network`."""
     graph = _Tracer().trace(network)
-    called = {node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
+    called: dict[Any, Any] = {
+        node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
+    }
     calls = Counter(called.values())
 
-    def can_fold(source, norm):
+    def can_fold(source: fx.Node, norm: nn.Module) -> bool:
         convolution = called.get(source)
         if type(convolution) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
             return False

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from mdistiller.models import build_model
+from mdistiller.models import build_model, model_names
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "models.json").read_text())
-CIFAR_NAMES = sorted(key.removeprefix("cifar100/") for key in GOLDEN if key.startswith("cifar100/"))
-IMAGENET_NAMES = ["ResNet18", "ResNet34", "ResNet50", "ResNet101", "MobileNetV1", "MobileNetV2"]
+PUBLISHED = sorted(key.removeprefix("cifar100/") for key in GOLDEN if key.startswith("cifar100/"))
+CIFAR_NAMES, IMAGENET_NAMES = model_names("cifar100"), model_names("imagenet")
 
 ALL = [f"cifar100/{name}" for name in CIFAR_NAMES] + [f"imagenet/{name}" for name in IMAGENET_NAMES]
 ONE_PER_FAMILY = (

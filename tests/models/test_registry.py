@@ -5,16 +5,17 @@ import torch
 
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
-from tests.models.networks import CIFAR_NAMES, IMAGENET_NAMES, random_images
+from tests.models.networks import CIFAR_NAMES, PUBLISHED, random_images
 
 
 @pytest.mark.parametrize("dataset", ["cifar100", "tiny_imagenet"])
-def test_model_names_are_the_published_ones(dataset):
-    assert sorted(model_names(dataset)) == CIFAR_NAMES
+def test_every_published_network_is_there(dataset):
+    assert set(PUBLISHED) <= set(model_names(dataset))
 
 
 def test_imagenet_names_are_in_order():
-    assert model_names("imagenet") == IMAGENET_NAMES
+    published = ["ResNet18", "ResNet34", "ResNet50", "ResNet101", "MobileNetV1", "MobileNetV2"]
+    assert [name for name in model_names("imagenet") if name in published] == published
 
 
 @pytest.mark.parametrize(

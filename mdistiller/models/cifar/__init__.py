@@ -1,8 +1,12 @@
 """Networks for 32x32 and 64x64 images, by published name; each value takes `num_classes`."""
 
+from collections.abc import Callable
+
+from torch import nn
+
 from mdistiller.models.cifar import mobilenetv2, resnet, resnetv2, shufflenetv1, shufflenetv2, vgg, wrn
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **resnet.NETWORKS,
     **resnetv2.NETWORKS,
     **wrn.NETWORKS,

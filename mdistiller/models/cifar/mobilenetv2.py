@@ -3,10 +3,13 @@
 Source: Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018.
 """
 
+from typing import cast
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._common import global_average, init_classifier, init_convolutions
+from mdistiller.models._common import Features, global_average, init_classifier, init_convolutions
 
 EXPANSION, WIDTH = 6, 0.5
 STEM_CHANNELS, LAST_CHANNELS = 32, 1280
@@ -31,7 +34,7 @@ class InvertedResidual(nn.Module):
     The projection is linear: no ReLU follows it.
     """
 
-    def __init__(self, in_channels, channels, stride, expansion):
+    def __init__(self, in_channels: int, channels: int, stride: int, expansion: int):
         super().__init__()
         hidden = expansion * in_channels
         self.has_shortcut = stride == 1 and in_channels == channels
@@ -46,8 +49,12 @@ class InvertedResidual(nn.Module):
             nn.BatchNorm2d(channels),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.conv(x) if self.has_shortcut else self.conv(x)
+
+    @property
+    def last_bn(self) -> nn.BatchNorm2d:
+        return cast(nn.BatchNorm2d, self.conv[-1])
 
 
 class MobileNetV2(nn.Module):
@@ -58,7 +65,7 @@ class MobileNetV2(nn.Module):
     `pooled_feat` has 1280 channels: it comes after one more 1x1 convolution.
     """
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes: int):
         super().__init__()
         channels = int(STEM_CHANNELS * WIDTH)
         self.conv1 = nn.Sequential(nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels))
@@ -71,9 +78,9 @@ class MobileNetV2(nn.Module):
         self.conv2 = nn.Sequential(nn.Conv2d(channels, LAST_CHANNELS, 1, bias=False), nn.BatchNorm2d(LAST_CHANNELS))
         self.classifier = nn.Sequential(nn.Linear(LAST_CHANNELS, num_classes))
         init_convolutions(self)
-        init_classifier(self.classifier[0])
+        init_classifier(cast(nn.Linear, self.classifier[0]))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         stem_preact = self.conv1(x)
         x = stem = F.relu(stem_preact)
         stage_feats = []
@@ -83,7 +90,7 @@ class MobileNetV2(nn.Module):
                 stage_feats.append(x)
         final_map = F.relu(self.conv2(x))
         pooled = global_average(final_map)
-        features = {
+        features: Features = {
             "feats": [stem, *stage_feats],
             "preact_feats": [stem_preact, *stage_feats],
             "final_map": final_map,
@@ -91,12 +98,14 @@ class MobileNetV2(nn.Module):
         }
         return self.classifier(pooled), features
 
-    def get_stage_channels(self):
-        return [self.conv1[1].num_features, *(norm.num_features for norm in self.get_bn_before_relu())]
+    def get_stage_channels(self) -> list[int]:
+        norms = [cast(nn.BatchNorm2d, self.conv1[1]), *self.get_bn_before_relu()]
+        return [norm.num_features for norm in norms]
 
-    def get_bn_before_relu(self):
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The last batch norm of each feature map's last block, though no ReLU follows it."""
-        return [self.blocks[index][-1].conv[-1] for index in FEATURE_GROUPS]
+        groups = (cast(nn.Sequential, self.blocks[index]) for index in FEATURE_GROUPS)
+        return [cast(InvertedResidual, group[-1]).last_bn for group in groups]
 
 
 NETWORKS = {"MobileNetV2": MobileNetV2}

@@ -4,12 +4,15 @@ Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; the 
 Contrastive Representation Distillation, ICLR 2020.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._common import init_convolutions, run_residual_stages
+from mdistiller.models._common import Features, init_convolutions, run_residual_stages
 
 
 class BasicBlock(nn.Module):
@@ -18,7 +21,7 @@ class BasicBlock(nn.Module):
     The output is the sum before its ReLU.
     """
 
-    def __init__(self, in_channels, channels, stride):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -26,13 +29,13 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = make_downsample(in_channels, channels, stride)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return self.bn2(self.conv2(out)).add_(shortcut)
 
     @property
-    def last_bn(self):
+    def last_bn(self) -> nn.BatchNorm2d:
         return self.bn2
 
 
@@ -42,7 +45,7 @@ class ResNet(nn.Module):
     forward: (batch, 3, h, w) -> logits (batch, num_classes) and features; the stages' sides are h, h/2, h/4.
     """
 
-    def __init__(self, depth, channels, num_classes):
+    def __init__(self, depth: int, channels: Sequence[int], num_classes: int):
         super().__init__()
         blocks = (depth - 2) // 6
         self.channels = channels
@@ -54,25 +57,27 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels[3], num_classes)
         init_convolutions(self)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         stem = F.relu(self.bn1(self.conv1(x)), inplace=True)
         features = run_residual_stages(stem, stem, (self.layer1, self.layer2, self.layer3))
         return self.fc(features["pooled_feat"]), features
 
-    def get_stage_channels(self):
+    def get_stage_channels(self) -> list[int]:
         return list(self.channels)
 
-    def get_bn_before_relu(self):
-        return [stage[-1].last_bn for stage in (self.layer1, self.layer2, self.layer3)]
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [cast(nn.BatchNorm2d, stage[-1].last_bn) for stage in (self.layer1, self.layer2, self.layer3)]
 
 
-def make_downsample(in_channels, channels, stride):
+def make_downsample(in_channels: int, channels: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and in_channels == channels:
         return None
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
 
-def make_stage(block, in_channels, channels, blocks, stride):
+def make_stage(
+    block: Callable[..., nn.Module], in_channels: int, channels: int, blocks: int, stride: int
+) -> nn.Sequential:
     first = block(in_channels, channels, stride)
     return nn.Sequential(first, *(block(channels, channels, stride=1) for _ in range(blocks - 1)))
 

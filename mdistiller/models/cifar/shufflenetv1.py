@@ -3,11 +3,13 @@
 Source: Zhang et al., ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices, CVPR 2018.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._common import channel_shuffle, run_residual_stages
+from mdistiller.models._common import Features, channel_shuffle, run_residual_stages
 
 GROUPS = 3
 CHANNELS = (24, 240, 480, 960)  # stem, then the three stages
@@ -21,7 +23,7 @@ class Bottleneck(nn.Module):
     is concatenated instead of added, so the convolutions make only the other channels.
     """
 
-    def __init__(self, in_channels, channels, stride):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         self.stride = stride
         if stride == 2:
@@ -35,7 +37,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(hidden, channels, 1, groups=GROUPS, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(channel_shuffle(out, self.groups))))
         out = self.bn3(self.conv3(out))
@@ -50,7 +52,7 @@ class ShuffleNet(nn.Module):
     forward: (batch, 3, h, w) -> logits (batch, num_classes) and features; the stages' sides are h/2, h/4, h/8.
     """
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes: int):
         super().__init__()
         self.conv1 = nn.Conv2d(3, CHANNELS[0], 1, bias=False)
         self.bn1 = nn.BatchNorm2d(CHANNELS[0])
@@ -59,19 +61,19 @@ class ShuffleNet(nn.Module):
         self.layer3 = make_stage(CHANNELS[2], CHANNELS[3], DEPTHS[2])
         self.linear = nn.Linear(CHANNELS[3], num_classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         stem = F.relu(self.bn1(self.conv1(x)))
         features = run_residual_stages(stem, stem, (self.layer1, self.layer2, self.layer3))
         return self.linear(features["pooled_feat"]), features
 
-    def get_stage_channels(self):
+    def get_stage_channels(self) -> list[int]:
         return list(CHANNELS)
 
-    def get_bn_before_relu(self):
-        return [stage[-1].bn3 for stage in (self.layer1, self.layer2, self.layer3)]
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [cast(nn.BatchNorm2d, stage[-1].bn3) for stage in (self.layer1, self.layer2, self.layer3)]
 
 
-def make_stage(in_channels, channels, blocks):
+def make_stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
     first = Bottleneck(in_channels, channels, stride=2)
     return nn.Sequential(first, *(Bottleneck(channels, channels, stride=1) for _ in range(blocks - 1)))
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._common import channel_shuffle, global_average
+from mdistiller.models._common import Features, channel_shuffle, global_average
 
 CHANNELS = (24, 116, 232, 464)  # stem, then the three stages
 DEPTHS = (3, 7, 3)  # blocks a stage, after the one that halves the side
@@ -20,7 +20,7 @@ class DownBlock(nn.Module):
     The output is before its ReLU and shuffle.
     """
 
-    def __init__(self, in_channels, channels):
+    def __init__(self, in_channels: int, channels: int):
         super().__init__()
         half = channels // 2
         self.conv1 = nn.Conv2d(in_channels, in_channels, 3, stride=2, padding=1, groups=in_channels, bias=False)
@@ -34,7 +34,7 @@ class DownBlock(nn.Module):
         self.conv5 = nn.Conv2d(half, half, 1, bias=False)
         self.bn5 = nn.BatchNorm2d(half)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         left = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         right = F.relu(self.bn3(self.conv3(x)))
         right = self.bn5(self.conv5(self.bn4(self.conv4(right))))
@@ -48,7 +48,7 @@ class BasicBlock(nn.Module):
     changes nothing.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int):
         super().__init__()
         half = channels // 2
         self.conv1 = nn.Conv2d(half, half, 1, bias=False)
@@ -58,7 +58,7 @@ class BasicBlock(nn.Module):
         self.conv3 = nn.Conv2d(half, half, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(half)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         passthrough, out = x.chunk(2, dim=1)
         out = F.relu(self.bn1(self.conv1(out)))
         out = self.bn3(self.conv3(self.bn2(self.conv2(out))))
@@ -73,7 +73,7 @@ class ShuffleNetV2(nn.Module):
     order, as published. `pooled_feat` has 1024 channels: it comes after one more 1x1 convolution.
     """
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes: int):
         super().__init__()
         self.conv1 = nn.Conv2d(3, CHANNELS[0], 1, bias=False)
         self.bn1 = nn.BatchNorm2d(CHANNELS[0])
@@ -84,7 +84,7 @@ class ShuffleNetV2(nn.Module):
         self.bn2 = nn.BatchNorm2d(LAST_CHANNELS)
         self.linear = nn.Linear(LAST_CHANNELS, num_classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         x = F.relu(self.bn1(self.conv1(x)))
         feats, preact_feats = [x], [x]
         for stage in (self.layer1, self.layer2, self.layer3):
@@ -95,13 +95,18 @@ class ShuffleNetV2(nn.Module):
             preact_feats.append(preact)
         final_map = F.relu(self.bn2(self.conv2(x)))
         pooled = global_average(final_map)
-        features = {"feats": feats, "preact_feats": preact_feats, "final_map": final_map, "pooled_feat": pooled}
+        features: Features = {
+            "feats": feats,
+            "preact_feats": preact_feats,
+            "final_map": final_map,
+            "pooled_feat": pooled,
+        }
         return self.linear(pooled), features
 
-    def get_stage_channels(self):
+    def get_stage_channels(self) -> list[int]:
         return list(CHANNELS)
 
-    def get_bn_before_relu(self):
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """A copy, a stage, of the batch norms that made the channels of its `preact_feats` entry.
 
         The last block makes only half of them; the others passed through it, so their values are those of the batch
@@ -110,19 +115,19 @@ class ShuffleNetV2(nn.Module):
         return [trace_batch_norm(stage) for stage in (self.layer1, self.layer2, self.layer3)]
 
 
-def make_stage(in_channels, channels, blocks):
+def make_stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(DownBlock(in_channels, channels), *(BasicBlock(channels) for _ in range(blocks)))
 
 
 @torch.no_grad()
-def trace_batch_norm(stage):
+def trace_batch_norm(stage: nn.Sequential) -> nn.BatchNorm2d:
     """The batch norm of full width behind a stage's last map before ReLU and shuffle.
 
     Each parameter and statistic, a vector with one value a channel, takes the way of the channels through the stage.
     """
     down, *blocks = stage
 
-    def trace(field):
+    def trace(field: str) -> torch.Tensor:
         values = torch.cat([getattr(down.bn2, field), getattr(down.bn5, field)])
         for block in blocks:
             passthrough, _ = channel_shuffle(values[None], groups=2)[0].chunk(2)

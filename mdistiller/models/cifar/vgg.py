@@ -4,12 +4,15 @@ Source: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale
 8-layer network is that of Tian et al., Contrastive Representation Distillation, ICLR 2020.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._common import global_average, init_classifier, init_convolutions
+from mdistiller.models._common import Features, global_average, init_classifier, init_convolutions
 
 CHANNELS = (64, 128, 256, 512, 512)
 
@@ -21,7 +24,7 @@ class VGG(nn.Module):
     again h/8. A 64x64 image is pooled once more, before the last block, so that its classifier sees 4x4 maps too.
     """
 
-    def __init__(self, depths, num_classes):
+    def __init__(self, depths: Sequence[int], num_classes: int):
         super().__init__()
         self.block0 = make_block(3, CHANNELS[0], depths[0])
         self.block1 = make_block(CHANNELS[0], CHANNELS[1], depths[1])
@@ -32,7 +35,7 @@ class VGG(nn.Module):
         init_convolutions(self)
         init_classifier(self.classifier)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         pool_before_last = x.shape[2] == 64
         x = F.relu(self.block0(x))
         feats, preact_feats = [x], [x]
@@ -44,19 +47,19 @@ class VGG(nn.Module):
             feats.append(x)
             preact_feats.append(preact)
         pooled = global_average(x)
-        features = {"feats": feats, "preact_feats": preact_feats, "final_map": x, "pooled_feat": pooled}
+        features: Features = {"feats": feats, "preact_feats": preact_feats, "final_map": x, "pooled_feat": pooled}
         return self.classifier(pooled), features
 
-    def get_stage_channels(self):
+    def get_stage_channels(self) -> list[int]:
         return list(CHANNELS)
 
-    def get_bn_before_relu(self):
-        return [block[-1] for block in (self.block1, self.block2, self.block3, self.block4)]
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [cast(nn.BatchNorm2d, block[-1]) for block in (self.block1, self.block2, self.block3, self.block4)]
 
 
-def make_block(in_channels, channels, depth):
+def make_block(in_channels: int, channels: int, depth: int) -> nn.Sequential:
     """`depth` times convolution, batch norm, ReLU, without the last ReLU."""
-    layers = []
+    layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
         in_channels = channels

@@ -4,11 +4,13 @@ Source: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016.
 """
 
 from functools import partial
+from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._common import global_average, init_convolutions
+from mdistiller.models._common import Features, global_average, init_convolutions
 
 
 class BasicBlock(nn.Module):
@@ -17,7 +19,7 @@ class BasicBlock(nn.Module):
     Returns its output, to which no ReLU was applied, and its normalised input.
     """
 
-    def __init__(self, in_channels, channels, stride):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
@@ -27,7 +29,7 @@ class BasicBlock(nn.Module):
         if in_channels != channels:
             self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         normalised = self.bn1(x)
         activated = F.relu(normalised)
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
@@ -38,12 +40,12 @@ class BasicBlock(nn.Module):
 class Stage(nn.Module):
     """`blocks` basic blocks; returns the last one's output and the first one's normalised input."""
 
-    def __init__(self, in_channels, channels, blocks, stride):
+    def __init__(self, in_channels: int, channels: int, blocks: int, stride: int):
         super().__init__()
         first = BasicBlock(in_channels, channels, stride)
         self.layer = nn.Sequential(first, *(BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         first, *rest = self.layer
         x, normalised_input = first(x)
         for block in rest:
@@ -59,7 +61,7 @@ class WideResNet(nn.Module):
     without any ReLU, as published, and `preact_feats` the same maps after the next stage's first batch norm.
     """
 
-    def __init__(self, depth, widen_factor, num_classes):
+    def __init__(self, depth: int, widen_factor: int, num_classes: int):
         super().__init__()
         blocks = (depth - 4) // 6
         self.channels = [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
@@ -72,7 +74,7 @@ class WideResNet(nn.Module):
         init_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         stem = self.conv1(x)
         f1, _ = self.block1(stem)
         f2, preact1 = self.block2(f1)
@@ -80,7 +82,7 @@ class WideResNet(nn.Module):
         preact3 = self.bn1(f3)
         final_map = F.relu(preact3)
         pooled = global_average(final_map)
-        features = {
+        features: Features = {
             "feats": [stem, f1, f2, f3],
             "preact_feats": [stem, preact1, preact2, preact3],
             "final_map": final_map,
@@ -88,11 +90,11 @@ class WideResNet(nn.Module):
         }
         return self.fc(pooled), features
 
-    def get_stage_channels(self):
+    def get_stage_channels(self) -> list[int]:
         return list(self.channels)
 
-    def get_bn_before_relu(self):
-        return [self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1]
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [*(cast(BasicBlock, stage.layer[0]).bn1 for stage in (self.block2, self.block3)), self.bn1]
 
 
 NETWORKS = {

@@ -3,10 +3,13 @@
 Source: Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications, arXiv 2017.
 """
 
+from typing import cast
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._common import global_average
+from mdistiller.models._common import Features, global_average
 
 STEM_CHANNELS = 32
 
@@ -33,7 +36,7 @@ class MobileNetV1(nn.Module):
     published, the stem's is not among them.
     """
 
-    def __init__(self, num_classes):
+    def __init__(self, num_classes: int):
         super().__init__()
         channels = STEM_CHANNELS
         blocks = [make_stem(channels)]
@@ -43,7 +46,7 @@ class MobileNetV1(nn.Module):
         self.model = nn.Sequential(*blocks)
         self.fc = nn.Linear(channels, num_classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         feats, preact_feats = [], []
         for index, block in enumerate(self.model):
             preact = block(x)
@@ -52,22 +55,22 @@ class MobileNetV1(nn.Module):
                 feats.append(x)
                 preact_feats.append(preact)
         pooled = global_average(x)
-        features = {"feats": feats, "preact_feats": preact_feats, "final_map": x, "pooled_feat": pooled}
+        features: Features = {"feats": feats, "preact_feats": preact_feats, "final_map": x, "pooled_feat": pooled}
         return self.fc(pooled), features
 
-    def get_stage_channels(self):
+    def get_stage_channels(self) -> list[int]:
         return [norm.num_features for norm in self.get_bn_before_relu()]
 
-    def get_bn_before_relu(self):
-        return [self.model[index][-1] for index in FEATURE_BLOCKS]
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [cast(nn.BatchNorm2d, cast(nn.Sequential, self.model[index])[-1]) for index in FEATURE_BLOCKS]
 
 
-def make_stem(channels):
+def make_stem(channels: int) -> nn.Sequential:
     """3x3 convolution, before its ReLU: (batch, 3, h, w) -> (batch, channels, h/2, w/2)."""
     return nn.Sequential(nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels))
 
 
-def make_separable(in_channels, channels, stride):
+def make_separable(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     """Depthwise 3x3, 1x1: (batch, in_channels, h, w) -> (batch, channels, h/stride, w/stride), before the last ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False),

@@ -3,12 +3,15 @@
 Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._common import init_convolutions, run_residual_stages
+from mdistiller.models._common import Features, init_convolutions, run_residual_stages
 from mdistiller.models.cifar.resnet import BasicBlock, make_downsample, make_stage
 
 
@@ -19,7 +22,7 @@ class Bottleneck(nn.Module):
     convolution's, as in torchvision.
     """
 
-    def __init__(self, in_channels, channels, stride):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         width = channels // 4
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
@@ -30,14 +33,14 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(channels)
         self.downsample = make_downsample(in_channels, channels, stride)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         return self.bn3(self.conv3(out)).add_(shortcut)
 
     @property
-    def last_bn(self):
+    def last_bn(self) -> nn.BatchNorm2d:
         return self.bn3
 
 
@@ -48,7 +51,9 @@ class ResNet(nn.Module):
     its max-pooling, then h/4, h/8, h/16, h/32.
     """
 
-    def __init__(self, block, depths, channels, num_classes):
+    def __init__(
+        self, block: Callable[..., nn.Module], depths: Sequence[int], channels: Sequence[int], num_classes: int
+    ):
         super().__init__()
         self.channels = channels
         self.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=False)
@@ -61,19 +66,19 @@ class ResNet(nn.Module):
         init_convolutions(self)
 
     @property
-    def stages(self):
+    def stages(self) -> tuple[nn.Sequential, ...]:
         return self.layer1, self.layer2, self.layer3, self.layer4
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         stem = F.relu(self.bn1(self.conv1(x)), inplace=True)
         features = run_residual_stages(stem, F.max_pool2d(stem, 3, stride=2, padding=1), self.stages)
         return self.fc(features["pooled_feat"]), features
 
-    def get_stage_channels(self):
+    def get_stage_channels(self) -> list[int]:
         return list(self.channels)
 
-    def get_bn_before_relu(self):
-        return [stage[-1].last_bn for stage in self.stages]
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [cast(nn.BatchNorm2d, stage[-1].last_bn) for stage in self.stages]
 
 
 BASIC, BOTTLENECK = (64, 64, 128, 256, 512), (64, 256, 512, 1024, 2048)
