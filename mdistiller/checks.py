@@ -49,7 +49,7 @@ def list_of(
 ) -> Check:
     """One or more items, or `count` of them, each good."""
 
-    def are_good(values):
+    def are_good(values: Any) -> bool:
         fits = len(values) == count if count else may_be_empty or len(values) > 0
         return fits and all(map(is_good, values))
 

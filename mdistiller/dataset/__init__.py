@@ -94,14 +94,14 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains and tests on; a split that was not asked for is None.
+    """What a run trains and tests on; None stands for a split that was not asked for.
 
     classes: their names, in the order of the targets; image_size: of the batches' images, in pixels a side; mean, std:
     three numbers each, by which the batches are normalised; note: what a user should know of how the data is held.
     """
 
-    train: BatchSource | None
-    test: BatchSource | None
+    train: BatchSource
+    test: BatchSource
     classes: list[str]
     image_size: int
     mean: tuple[float, ...]

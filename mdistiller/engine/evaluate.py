@@ -116,7 +116,7 @@ def evaluate_file(
     if known is not None and (rows := rows_of(classes, known)):
         model, classes, columns = build_model(models, name, len(known)), known, torch.tensor(rows, device=device)
     load_weights(model, path, name, classes)
-    result = evaluate(model.to(device, memory_format=torch.channels_last), data.test, columns)
+    result = evaluate(model.to(device).to(memory_format=torch.channels_last), data.test, columns)
     return Evaluation(path, meta.get("teacher", "-"), name, meta.get("distiller", "-"), result)
 
 

@@ -1,5 +1,7 @@
 """Optimisers, which minimise a dict of losses, and the schedule of the learning rate."""
 
+import functools
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +11,7 @@ from torch._functorch import config as functorch_config
 
 from mdistiller.errors import UserError
 
-TRAINERS = ("base", "crd", "dot", "crd_dot")  # MDistiller's names; CRD needs no trainer of its own here
+TRAINERS = ("base", "crd", "dot", "crd_dot")  # MDistiller's names; each takes every method here
 TWO_GRADIENTS = ("dot", "crd_dot")
 TASK_LOSS = "loss_ce"
 
@@ -48,7 +50,7 @@ class DOT(torch.optim.Optimizer):
         self.task_gradients: dict[nn.Parameter, torch.Tensor] = {}
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             task_momentum, kd_momentum = group["momentum"] - group["delta"], group["momentum"] + group["delta"]
             for p in group["params"]:
@@ -78,7 +80,7 @@ class Minimiser:
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
         """Leave the gradient of the sum of `losses`, and of nothing before, in the parameters."""
         self.optimizer.zero_grad()
-        loss = sum(losses.values())
+        loss = functools.reduce(operator.add, losses.values())
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def step(self) -> None:
@@ -134,7 +136,7 @@ class TwoGradientMinimiser(Minimiser):
         self.optimizer.task_gradients = {p: p.grad for p in parameters if p.grad is not None}
         self.optimizer.zero_grad()
         if distillation := [loss for name, loss in losses.items() if name != TASK_LOSS]:
-            sum(distillation).backward()
+            functools.reduce(operator.add, distillation).backward()
 
 
 def build_minimiser(

@@ -29,6 +29,7 @@ def distillation_config(benchmark: Benchmark, flags: Any, device: torch.device) 
     flags: of the command line, indices or names in `selected_*`. Raises UserError for what no run can use.
     """
     in_file = read_yaml(flags.cfg) if flags.cfg else None
+    indices: dict[str, Mapping[int, str] | Sequence[str]]
     indices = {"TYPE": benchmark.distillers, "STUDENT": benchmark.students, "TEACHER": benchmark.teachers}
     chosen = {
         key: pick(role, getattr(flags, f"selected_{role}"), key, in_file, flags.pairs, indices[key], benchmark)

@@ -57,7 +57,7 @@ def assemble(cfg: CN, student: nn.Module, teacher: nn.Module | None, train: Batc
     distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(train.image_set))
     if teacher is not None and distiller.teacher_is_constant:
         distiller.teacher = fold_batch_norms(teacher)
-    distiller = distiller.to(train.device, memory_format=memory_format_of(cfg))
+    distiller = distiller.to(train.device).to(memory_format=memory_format_of(cfg))
     distiller.set_targets(train.image_set.targets)
     if train.device.type == "cpu":
         keep_freed_memory()

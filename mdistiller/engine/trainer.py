@@ -30,7 +30,8 @@ class Trainer:
         scaler = gradient_scaler(cfg.SOLVER, self.device)
         self.optimizer = build_minimiser(cfg.SOLVER, distiller.get_learnable_parameters(), scaler)
         self.meter = Meter(self.device)
-        self.epoch, self.best, self.best_epoch = 0, None, 0
+        self.epoch = self.best_epoch = 0
+        self.best = Result(math.inf, -math.inf, -math.inf, 0)
 
     def fit(self) -> Result:
         """Run all epochs that are left; returns the best student's result.
@@ -81,7 +82,7 @@ class Trainer:
         """Keep the student where it is the best so far, and always what the next epoch starts from."""
         student = self.distiller.student.state_dict()
         meta = self.meta | {"epoch": self.epoch, "top1": test.top1, "top5": test.top5, "loss": test.loss}
-        if self.best is None or test.top1 > self.best.top1:
+        if test.top1 > self.best.top1:
             self.best, self.best_epoch = test, self.epoch
             if kept := save_best(self.files, {"model": student, "meta": meta}):
                 self.log.line(kept)
@@ -92,7 +93,7 @@ class Trainer:
         left_out = "teacher." if self.distiller.teacher_is_constant else ()
         return {
             "epoch": self.epoch,
-            "best": {"epoch": self.best_epoch, **asdict(self.best)} if self.best else None,
+            "best": {"epoch": self.best_epoch, **asdict(self.best)},
             "distiller": {k: v for k, v in self.distiller.state_dict().items() if not k.startswith(left_out)},
             "optimizer": self.optimizer.state_dict(),
             "loader": self.data.train.state_dict(),
@@ -102,9 +103,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict` of a run with the same config, data and teacher."""
         self.epoch = state["epoch"]
-        if state["best"]:
-            best = dict(state["best"])
-            self.best_epoch, self.best = best.pop("epoch"), Result(**best)
+        best = dict(state["best"])
+        self.best_epoch, self.best = best.pop("epoch"), Result(**best)
         kept = self.distiller.state_dict()
         self.distiller.load_state_dict({k: v for k, v in kept.items() if k.startswith("teacher.")} | state["distiller"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -20,15 +20,16 @@ from torch import nn
 from mdistiller.dataset import IMAGENET_WNIDS
 from mdistiller.errors import UserError
 
+SCALAR = np.float64(0).__reduce__()[0]  # what a pickle makes NumPy numbers with
 # Harmless types that published checkpoints keep beside their tensors: options and accuracies.
-SAFE_TYPES = [
+SAFE_TYPES: list[Any] = [
     argparse.Namespace,
     np.dtype,
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
     np.dtypes.Int64DType,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (SCALAR, "numpy.core.multiarray.scalar"),
+    (SCALAR, "numpy._core.multiarray.scalar"),
 ]
 
 META_TYPES: dict[str, type] = {
