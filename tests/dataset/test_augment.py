@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mdistiller.dataset import augment
-from tools.benchmark import PIL_OPERATIONS
+from tools.benchmark.plain_distortion import PIL_OPERATIONS
 
 OPERATIONS = augment.operation_table(posterize_bits=(1, 8))
 

@@ -13,7 +13,7 @@ from mdistiller.engine.cfg import CFG
 from mdistiller.engine.experiment import assemble
 from mdistiller.engine.trainer import Meter, Trainer
 from mdistiller.models import build_model
-from tools.benchmark import random_images
+from tools.benchmark.workload import random_images
 
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 BATCH, CLASSES = 8, 100
