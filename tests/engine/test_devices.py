@@ -14,7 +14,7 @@ from mdistiller.engine.metrics import Meter
 from mdistiller.engine.run import assemble
 from mdistiller.engine.trainer import Trainer
 from mdistiller.models import build_model
-from tools.benchmark import random_images
+from tools.benchmark.workload import random_images
 
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 BATCH, CLASSES = 8, 100
