@@ -16,10 +16,11 @@ def seed_everything(seed: int) -> None:
 
 def generators_state() -> dict[str, Any]:
     """Their state, in types that a weight file may hold."""
-    _, words, *rest = np.random.get_state()
+    numpy: Any = np.random.get_state(legacy=False)
+    key, position = numpy["state"]["key"], numpy["state"]["pos"]
     return {
         "python": random.getstate(),
-        "numpy": [torch.from_numpy(words.astype(np.int64)), *rest],
+        "numpy": {**numpy, "state": {"key": torch.from_numpy(key.astype(np.int64)), "pos": position}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -28,8 +29,8 @@ def generators_state() -> dict[str, Any]:
 def set_generators_state(state: dict[str, Any]) -> None:
     """Continue from a `generators_state`; CUDA's only where as many devices are there."""
     random.setstate(state["python"])
-    words, *rest = state["numpy"]
-    np.random.set_state(("MT19937", words.numpy().astype(np.uint32), *rest))
+    key, position = state["numpy"]["state"]["key"], state["numpy"]["state"]["pos"]
+    np.random.set_state({**state["numpy"], "state": {"key": key.numpy().astype(np.uint32), "pos": position}})
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mdistiller.distillers import Vanilla
-from mdistiller.engine.cfg import CFG, check, merge, merge_pairs
+from mdistiller.distillers import DISTILLERS, Vanilla
+from mdistiller.engine.cfg import CFG, SHARED_SECTIONS, changed, check, merge, merge_pairs, used_sections
 from mdistiller.engine.values import dump, read_yaml
 from mdistiller.errors import UserError
 
@@ -158,3 +158,54 @@ def test_value_that_no_run_can_use_is_named(cfg, key, value):
     merge_pairs(cfg, [key, value])
     with pytest.raises(UserError, match=key):
         check(cfg, Vanilla)
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_file_may_begin_with_others(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    write(tmp_path, recipe="SOLVER: {LR: 0.1, EPOCHS: 240, LR_DECAY_STAGES: [150, 180]}", method="_BASE_: recipe.yaml")
+    write(
+        tmp_path / "deeper",
+        pair="_BASE_: ../method.yaml\nSOLVER: {LR: 0.2, LR_DECAY_STAGES: [7]}\nKD: {TEMPERATURE: 2}",
+    )
+    assert read_yaml(tmp_path / "deeper/pair.yaml") == {
+        "SOLVER": {"LR": 0.2, "EPOCHS": 240, "LR_DECAY_STAGES": [7]},
+        "KD": {"TEMPERATURE": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": "_BASE_: a.yaml"}, r"_BASE_ runs in a circle: .*a\.yaml -> .*a\.yaml"),
+        ({"a": "_BASE_: b.yaml", "b": "_BASE_: ./a.yaml"}, r"_BASE_ runs in a circle: .*a\.yaml -> .*b\.yaml"),
+        ({"a": "_BASE_: absent.yaml"}, r"cannot read config .*absent\.yaml"),
+        ({"a": "_BASE_: [b.yaml, c.yaml]"}, r"_BASE_ in config .*a\.yaml is .*; expected the path of one YAML file"),
+        ({"a": "_BASE_: b.yaml", "b": "- no mapping"}, r"b\.yaml holds a list"),
+    ],
+)
+def test_a_base_that_cannot_be_is_one_line(tmp_path, files, message):
+    write(tmp_path, **files)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_section_of_each_method_with_settings_holds_its_defaults():
+    for method in DISTILLERS.values():
+        assert CFG.get(method.section(), {}) == method.defaults
+
+
+def test_a_changed_config_is_another_and_frozen(cfg):
+    other = changed(cfg, "SOLVER.DOT.DELTA", 0.5)
+    assert (cfg.SOLVER.DOT.DELTA, other.SOLVER.DOT.DELTA) == (0.075, 0.5)
+    with pytest.raises(AttributeError):
+        other.SOLVER.LR = 1.0
+
+
+def test_the_sections_of_a_run_are_the_shared_ones_and_its_methods_own(cfg):
+    assert set(used_sections(cfg, DISTILLERS["KD"])) == {*SHARED_SECTIONS, "KD"}
+    assert set(used_sections(cfg, DISTILLERS["NONE"])) == set(SHARED_SECTIONS)

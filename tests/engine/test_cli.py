@@ -135,6 +135,33 @@ def test_saved_config_repeats_the_run(script, teacher, tmp_path):
     assert [[row[i] for i in kept] for row in first] == [[row[i] for i in kept] for row in second]
 
 
+def test_saved_config_holds_the_sections_that_the_run_used(script, teacher):
+    script(distillation_main, *PAIR, "--selected_distiller", "MLKD", *TINY, "SOLVER.EPOCHS", "1")
+    assert set(config_of(script)) == {"EXPERIMENT", "DATASET", "DISTILLER", "SOLVER", "LOG", "MLKD"}
+
+
+def test_print_cfg_prints_what_a_run_saves_and_stops(script, teacher):
+    arguments = [*PAIR, "--selected_distiller", "DKD", "--seed", "7", *TINY, "SOLVER.EPOCHS", "1"]
+    printed = yaml.safe_load(script(distillation_main, *arguments, "--print_cfg").out)
+    assert not list(script.utils.glob("*_log"))
+    script(distillation_main, *arguments)
+    saved = config_of(script)
+    assert saved["DISTILLER"].pop("TEACHER_WEIGHTS") == str(teacher) and not printed["DISTILLER"].pop("TEACHER_WEIGHTS")
+    assert saved == printed and printed["EXPERIMENT"]["SEED"] == 7
+
+
+def test_print_cfg_of_plain_training_is_one_that_the_script_takes(script, tmp_path):
+    printed = script(training_main, "--selected_model", "resnet8", "--print_cfg", *TINY).out
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert script(training_main, "--cfg", tmp_path / "printed.yaml", "--print_cfg").out == printed
+
+
+def test_an_index_by_a_pair_is_taken_like_a_flag(script):
+    arguments = "--selected_distiller 0 DISTILLER.TYPE 1 DISTILLER.STUDENT 2 --print_cfg".split()
+    chosen = yaml.safe_load(script(distillation_main, *arguments).out)["DISTILLER"]
+    assert (chosen["TYPE"], chosen["STUDENT"]) == ("KD", "resnet20")
+
+
 def test_teacher_is_found_by_its_published_name(script, teacher):
     assert script(distillation_main, *PAIR, *TINY, "SOLVER.EPOCHS", "1").status == 0, script.err
     assert config_of(script)["DISTILLER"]["TEACHER_WEIGHTS"] == str(teacher)

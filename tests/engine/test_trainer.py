@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mdistiller.distillers import Vanilla
+from mdistiller.engine import run as run_module
 from mdistiller.engine import trainer as trainer_module
 from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, training_main
@@ -133,10 +134,12 @@ def test_best_is_the_best_of_the_whole_run(script, monkeypatch):
 def test_last_checkpoint_holds_what_the_next_epoch_depends_on(script):
     train(script)
     last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
-    assert set(last["training"]) == {
-        *("distiller", "optimizer", "scaler", "loader", "best", "torch_rng", "cuda_rng", "numpy_rng", "python_rng")
-    }
-    assert len(last["training"]["optimizer"]["state"]) == len(list(build_model("cifar100", "resnet8", 9).parameters()))
+    assert set(last["training"]) == {"epoch", "best", "distiller", "optimizer", "loader", "generators"}
+    momenta = last["training"]["optimizer"]["optimizer"]["state"]
+    assert len(momenta) == len(list(build_model("cifar100", "resnet8", 9).parameters()))
+    student = {f"student.{name}": value for name, value in last["model"].items()}
+    assert list(last["training"]["distiller"]) == list(student)
+    assert all(torch.equal(value, student[name]) for name, value in last["training"]["distiller"].items())
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(script, monkeypatch):
@@ -192,4 +195,53 @@ def test_distillation_leaves_out_the_teacher_from_the_checkpoint(script, tmp_pat
     pair = "--selected_student resnet8 --selected_teacher resnet8 --selected_distiller KD".split()
     assert script(distillation_main, *pair, "--teacher_weights", teacher, *TINY).status == 0
     last = torch.load(only(script.utils, "model_distillation_pth/*/last.pth"), weights_only=True)
-    assert last["training"]["distiller"] == {} and last["meta"]["teacher"] == "resnet8"
+    assert {name.split(".")[0] for name in last["training"]["distiller"]} == {"student"}
+    assert last["meta"]["teacher"] == "resnet8"
+
+
+def distilled(script, method, pairs, epochs, state=None, monkeypatch=None):
+    """The state after training a distiller up to `epochs`, from `state` where there is one."""
+    states = []
+
+    class Recording(trainer_module.Trainer):
+        def fit(self):
+            if state is not None:
+                self.load_state_dict(state)
+            result = super().fit()
+            states.append(self.state_dict())
+            return result
+
+    monkeypatch.setattr(run_module, "Trainer", Recording)
+    flags = ["--selected_student", "resnet8", "--selected_teacher", "resnet8", "--selected_distiller", method]
+    weights = ["--teacher_weights", script.utils / "teacher.pth"]
+    script(distillation_main, *flags, *weights, *TINY, "SOLVER.EPOCHS", epochs, "SOLVER.LR_DECAY_STAGES", "[1]", *pairs)
+    assert script.status == 0, script.err
+    return states[0]
+
+
+def flat(node, prefix=""):
+    """The leaves of nested dicts, lists and tuples by their paths, tensors as lists."""
+    if isinstance(node, (dict, list, tuple)):
+        items = node.items() if isinstance(node, dict) else enumerate(node)
+        return {path: leaf for key, value in items for path, leaf in flat(value, f"{prefix}/{key}").items()}
+    return {prefix: node.tolist() if isinstance(node, torch.Tensor) else node}
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs"),
+    [
+        ("SKD", []),
+        ("CRD", ["CRD.NCE.K", "4"]),
+        ("OFD", []),
+        ("CTKD", ["SOLVER.TRAINER", "dot"]),
+        ("KD", ["SOLVER.AMP", "fp16"]),
+    ],
+)
+def test_training_goes_on_from_a_state_as_if_it_had_never_stopped(script, monkeypatch, tmp_path, method, pairs):
+    torch.manual_seed(0)
+    torch.save(build_model("cifar100", "resnet8", 36).state_dict(), script.utils / "teacher.pth")
+    whole = distilled(script, method, pairs, 3, monkeypatch=monkeypatch)
+    part = distilled(script, method, pairs, 2, monkeypatch=monkeypatch)
+    torch.save(part, tmp_path / "state.pth")
+    state = torch.load(tmp_path / "state.pth", weights_only=True)
+    assert flat(distilled(script, method, pairs, 3, state, monkeypatch)) == flat(whole)
