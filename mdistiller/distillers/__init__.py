@@ -35,7 +35,7 @@ def _discover() -> dict[str, type[Distiller]]:
         if method.index is not None:
             owner = "a published method" if method.index < PUBLISHED_INDICES else owners.setdefault(method.index, name)
             if owner != name:
-                raise ImportError(f"{name}.index is {method.index}, which belongs to {owner}; take the next free number")
+                raise ImportError(f"{name}.index is {method.index}, which belongs to {owner}; take a free number")
         methods[ALIASES.get(name.upper(), name.upper())] = method
     return methods
 
@@ -83,4 +83,3 @@ def build_distiller(
     if method.checks:
         require_all(method.checks, cfg[method.section()], method.section())
     return method.build(student, teacher, cfg, num_data)
-
