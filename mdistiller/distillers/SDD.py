@@ -78,6 +78,7 @@ class SDD(LogitDistiller):
         self.warmup = cfg.SDD.WARMUP
 
     def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
+        # The teacher's regions carry no graph: its features come without, and its classifier is frozen.
         regions = self.logits_to_compare(
             region_logits(student.features["final_map"], find_classifier(self.student), self.scales),
             region_logits(teacher.features["final_map"], find_classifier(self.teacher), self.scales),

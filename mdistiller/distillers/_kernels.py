@@ -1,4 +1,4 @@
-"""Losses and parts of losses whose gradient is written by hand, because the derived one takes more time or memory.
+"""Losses and parts of losses in forms that take less time or memory than their formulas, most with gradients by hand.
 
 The plain forms that they equal are with the tests, in `tests/distillers/references.py`.
 """

@@ -16,10 +16,10 @@ class Sampler(nn.Module):
     such as a published one, loads as well.
     """
 
-    class_of: torch.Tensor
-    column_of: torch.Tensor
-    members: torch.Tensor
-    sizes: torch.Tensor
+    class_of: torch.Tensor  # of each image; this and the next are None before the labels are known
+    column_of: torch.Tensor  # of each image, in the row of `members` that is its class's
+    members: torch.Tensor  # (classes, images of the largest class)
+    sizes: torch.Tensor  # of each class, in images
 
     def __init__(self, seed: int):
         super().__init__()
