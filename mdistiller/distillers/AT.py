@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ._common import full_precision, pool_larger
+from ._base import Features
+from ._common import full_precision, pool_larger, total
 from ._feature import FeatureDistiller
 
 
@@ -18,7 +19,7 @@ def at_loss(feat_student: torch.Tensor, feat_teacher: torch.Tensor, p: float) ->
     scalar. A map is the mean over the channels of |feat|^p, each image's scaled to unit length.
     """
 
-    def attention(feat):
+    def attention(feat: torch.Tensor) -> torch.Tensor:
         return F.normalize(feat.abs().pow(p).mean(dim=1).flatten(1), dim=1)
 
     feat_student, feat_teacher = pool_larger(feat_student, feat_teacher)
@@ -36,6 +37,6 @@ class AT(FeatureDistiller):
         super().__init__(student, teacher, cfg.AT)
         self.p = cfg.AT.P
 
-    def feature_loss(self, features_student, features_teacher, **kwargs):
+    def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
         stages = self.pair(features_student["feats"], features_teacher["feats"])
-        return sum(at_loss(*stage, self.p) for stage in stages)
+        return total(at_loss(*stage, self.p) for stage in stages)

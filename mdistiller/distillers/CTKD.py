@@ -1,9 +1,12 @@
 """Li et al., Curriculum Temperature for Knowledge Distillation, AAAI 2023."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
+
+from mdistiller.checks import ABOVE_ZERO, COUNT, NOT_NEGATIVE
 
 from ._logit import LogitDistiller
 from .KD import kd_loss
@@ -13,12 +16,12 @@ class ReverseGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by −`strength`."""
 
     @staticmethod
-    def forward(ctx, value, strength):
+    def forward(ctx: Any, value: torch.Tensor, strength: float) -> torch.Tensor:
         ctx.strength = strength
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return -ctx.strength * gradient, None
 
 
@@ -33,7 +36,18 @@ class CTKD(LogitDistiller):
     One global temperature T_START + T_RANGE · sigmoid(`global_t`); the curriculum lets its gradient grow from none.
     """
 
-    def __init__(self, student, teacher, cfg):
+    defaults = {
+        "T_START": 1.0,
+        "T_RANGE": 20.0,
+        "CURRICULUM_EPOCHS": 10,
+        "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9},
+    }
+    checks = {"T_START": ABOVE_ZERO, "T_RANGE": NOT_NEGATIVE, "CURRICULUM_EPOCHS": COUNT}
+    venue = "AAAI 2023"
+    transfers = "softened logits, at a temperature learnt against the student"
+    index = 19
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg, cfg.CTKD.LOSS.CE_WEIGHT)
         self.kd_weight = cfg.CTKD.LOSS.KD_WEIGHT
         self.t_start = cfg.CTKD.T_START
@@ -41,13 +55,9 @@ class CTKD(LogitDistiller):
         self.epochs = cfg.CTKD.CURRICULUM_EPOCHS
         self.global_t = nn.Parameter(torch.ones(1))
 
-    def get_learnable_parameters(self):
-        return [*super().get_learnable_parameters(), self.global_t]
-
-    def get_extra_parameters(self):
-        return self.global_t.numel()
-
-    def distillation_losses(self, logits_student, logits_teacher, target, epoch, **kwargs):
-        global_t = ReverseGradient.apply(self.global_t, curriculum(epoch, self.epochs))
+    def distillation_losses(
+        self, logits_student: torch.Tensor, logits_teacher: torch.Tensor, target: torch.Tensor, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
+        global_t = ReverseGradient.apply(self.global_t, curriculum(kwargs["epoch"], self.epochs))
         temperature = self.t_start + self.t_range * torch.sigmoid(global_t)
         return {"loss_kd": self.kd_weight * kd_loss(logits_student, logits_teacher, temperature).squeeze()}

@@ -1,14 +1,26 @@
 """Zhao et al., Decoupled Knowledge Distillation, CVPR 2022."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.checks import ABOVE_ZERO, NOT_NEGATIVE
 
 from ._common import full_precision, is_target, warm_up
 from ._logit import LogitDistiller
 
 
 @full_precision
-def dkd_losses(logits_student, logits_teacher, target, alpha, beta, temperature):
+def dkd_losses(
+    logits_student: torch.Tensor,
+    logits_teacher: torch.Tensor,
+    target: torch.Tensor,
+    alpha: float,
+    beta: float,
+    temperature: float,
+) -> torch.Tensor:
     """T² (α · TCKD + β · NCKD) of each sample.
 
     logits_*: (batch, classes); target: (batch,). Returns (batch,). TCKD is the KL divergence of the binary
@@ -17,7 +29,7 @@ def dkd_losses(logits_student, logits_teacher, target, alpha, beta, temperature)
     """
     own = is_target(logits_student, target)
 
-    def decouple(logits):
+    def decouple(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = logits / temperature
         others = logits.masked_fill(own, -torch.inf)
         log_p_others = F.log_softmax(others, dim=1).masked_fill(own, 0.0)
@@ -32,7 +44,7 @@ def dkd_losses(logits_student, logits_teacher, target, alpha, beta, temperature)
     return temperature**2 * (alpha * tckd + beta * nckd)
 
 
-def dkd_loss(*args, **kwargs):
+def dkd_loss(*args: Any, **kwargs: Any) -> torch.Tensor:
     """`dkd_losses`, mean over the batch: a scalar."""
     return dkd_losses(*args, **kwargs).mean()
 
@@ -40,7 +52,19 @@ def dkd_loss(*args, **kwargs):
 class DKD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + warm-up · dkd_loss, the logits clamped to ±CLAMP first where CLAMP > 0."""
 
-    def __init__(self, student, teacher, cfg):
+    defaults = {
+        "CE_WEIGHT": 1.0,
+        "ALPHA": 1.0,
+        "BETA": 8.0,
+        "T": 4.0,
+        "WARMUP": 20,
+        "CLAMP": 0.0,  # logits are clamped to ± this first; 0: not at all
+    }
+    checks = {"T": ABOVE_ZERO, "CLAMP": NOT_NEGATIVE}
+    venue = "CVPR 2022"
+    transfers = "target and non-target logits, decoupled"
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg, cfg.DKD.CE_WEIGHT)
         self.alpha = cfg.DKD.ALPHA
         self.beta = cfg.DKD.BETA
@@ -48,10 +72,12 @@ class DKD(LogitDistiller):
         self.warmup = cfg.DKD.WARMUP
         self.clamp = cfg.DKD.CLAMP
 
-    def distillation_losses(self, logits_student, logits_teacher, target, epoch, **kwargs):
+    def distillation_losses(
+        self, logits_student: torch.Tensor, logits_teacher: torch.Tensor, target: torch.Tensor, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
         if self.clamp > 0:
             logits_student, logits_teacher = (
                 z.clamp(-self.clamp, self.clamp) for z in (logits_student, logits_teacher)
             )
         loss = dkd_loss(logits_student, logits_teacher, target, self.alpha, self.beta, self.temperature)
-        return {"loss_kd": warm_up(epoch, self.warmup) * loss}
+        return {"loss_kd": warm_up(kwargs["epoch"], self.warmup) * loss}

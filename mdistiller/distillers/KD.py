@@ -38,5 +38,7 @@ class KD(LogitDistiller):
         self.kd_weight = cfg.KD.LOSS.KD_WEIGHT
         self.temperature = cfg.KD.TEMPERATURE
 
-    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+    def distillation_losses(
+        self, logits_student: torch.Tensor, logits_teacher: torch.Tensor, target: torch.Tensor, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
         return {"loss_kd": self.kd_weight * kd_loss(logits_student, logits_teacher, self.temperature)}

@@ -1,17 +1,24 @@
 """Jin et al., Multi-Level Logit Distillation, CVPR 2023."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from mdistiller.checks import Check, is_above_zero, list_of
 from mdistiller.errors import UserError
 
-from ._common import cross_entropy, full_precision, low_confidence_share
+from ._common import cross_entropy, full_precision, low_confidence_share, total
 from ._logit import LogitDistiller
 from .KD import kd_loss
 
 
 @full_precision
-def class_correlation_loss(logits_student, logits_teacher, temperature):
+def class_correlation_loss(
+    logits_student: torch.Tensor, logits_teacher: torch.Tensor, temperature: float
+) -> torch.Tensor:
     """Squared Frobenius norm of the difference of PᵀP, over the number of classes.
 
     logits_*: (batch, classes), of which P is the softmax at `temperature`. Returns a scalar.
@@ -21,7 +28,9 @@ def class_correlation_loss(logits_student, logits_teacher, temperature):
 
 
 @full_precision
-def batch_correlation_loss(logits_student, logits_teacher, temperature):
+def batch_correlation_loss(
+    logits_student: torch.Tensor, logits_teacher: torch.Tensor, temperature: float
+) -> torch.Tensor:
     """Squared Frobenius norm of the difference of PPᵀ, over the batch size.
 
     logits_*: (batch, classes), of which P is the softmax at `temperature`. Returns a scalar.
@@ -31,7 +40,7 @@ def batch_correlation_loss(logits_student, logits_teacher, temperature):
 
 
 @full_precision
-def confidence_shares(logits_teacher):
+def confidence_shares(logits_teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Shares of low-confidence samples and of low-confidence classes in a batch, two scalars.
 
     logits_teacher: (batch, classes). A sample's confidence is its largest probability, a class's the sum of its
@@ -50,7 +59,19 @@ class MLKD(LogitDistiller):
     instance alignment that no share scales.
     """
 
-    def __init__(self, student, teacher, cfg):
+    defaults = {
+        "VIEWS": 1,  # 2: a weak and a strong view of each image, with DATASET.AUGMENT two-view
+        "TEMPERATURES": [4.0, 3.0, 2.0],
+        "LOSS": {"CE_WEIGHT": 0.5, "KD_WEIGHT": 0.5},
+    }
+    checks = {
+        "VIEWS": Check(lambda value: value in (1, 2), "1 or 2"),
+        "TEMPERATURES": list_of(is_above_zero, 'numbers above 0 such as "[4,3,2]"'),
+    }
+    venue = "CVPR 2023"
+    transfers = "logits of images, class and batch correlations, at several temperatures"
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg, cfg.MLKD.LOSS.CE_WEIGHT)
         self.kd_weight = cfg.MLKD.LOSS.KD_WEIGHT
         self.temperatures = cfg.MLKD.TEMPERATURES
@@ -58,10 +79,15 @@ class MLKD(LogitDistiller):
         if self.has_two_views and cfg.DATASET.AUGMENT != "two-view":
             raise UserError(f"MLKD.VIEWS 2 needs DATASET.AUGMENT two-view, not {cfg.DATASET.AUGMENT!r}")
 
-    def over_temperatures(self, loss, logits_student, logits_teacher):
-        return self.kd_weight * sum(loss(logits_student, logits_teacher, t) for t in self.temperatures)
+    def over_temperatures(
+        self, loss: Callable[..., torch.Tensor], logits_student: torch.Tensor, logits_teacher: torch.Tensor
+    ) -> torch.Tensor:
+        """KD_WEIGHT · the sum over TEMPERATURES of `loss`, which takes logits (batch, classes) and a temperature."""
+        return self.kd_weight * total(loss(logits_student, logits_teacher, t) for t in self.temperatures)
 
-    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+    def distillation_losses(
+        self, logits_student: torch.Tensor, logits_teacher: torch.Tensor, target: torch.Tensor, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
         share_of_samples, share_of_classes = confidence_shares(logits_teacher)
         logits = logits_student, logits_teacher
         return {
@@ -70,16 +96,16 @@ class MLKD(LogitDistiller):
             "loss_bc": share_of_samples * self.over_temperatures(batch_correlation_loss, *logits),
         }
 
-    def forward_train(self, image, target, **kwargs):
+    def forward_train(
+        self, image: torch.Tensor, target: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if not self.has_two_views:
             return super().forward_train(image, target, **kwargs)
         views = image, kwargs["image_strong"]
         logits_weak, logits_strong = (self.student(view)[0] for view in views)
         with torch.no_grad():
             teacher_weak, teacher_strong = self.teacher(torch.cat(views))[0].chunk(2)
-        losses = self.losses(logits_weak, teacher_weak, target, **kwargs)
+        loss_ce = total(self.ce_weight * cross_entropy(logits, target) for logits in (logits_weak, logits_strong))
+        weak = self.distillation_losses(*self.logits_to_compare(logits_weak, teacher_weak), target, **kwargs)
         strong = self.over_temperatures(kd_loss, *self.logits_to_compare(logits_strong, teacher_strong))
-        return logits_weak, losses | {
-            "loss_ce": losses["loss_ce"] + self.ce_weight * cross_entropy(logits_strong, target),
-            "loss_kd": losses["loss_kd"] + strong,
-        }
+        return logits_weak, {"loss_ce": loss_ce, **weak, "loss_kd": weak["loss_kd"] + strong}

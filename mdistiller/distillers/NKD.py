@@ -1,15 +1,22 @@
 """Yang et al., From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
 Customized Soft Labels, ICCV 2023."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.checks import ABOVE_ZERO
 
 from ._common import full_precision, is_target
 from ._logit import LogitDistiller
 
 
 @full_precision
-def nkd_loss(logits_student, logits_teacher, target, gamma, temperature):
+def nkd_loss(
+    logits_student: torch.Tensor, logits_teacher: torch.Tensor, target: torch.Tensor, gamma: float, temperature: float
+) -> torch.Tensor:
     """−T_t log S_t − γ λ² Σ_{i≠t} N(T_i) log N(S_i), mean over the batch.
 
     logits_*: (batch, classes); target t: (batch,). Returns a scalar. S_t and T_t are the target's probabilities at
@@ -31,10 +38,18 @@ def nkd_loss(logits_student, logits_teacher, target, gamma, temperature):
 class NKD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + nkd_loss."""
 
-    def __init__(self, student, teacher, cfg):
+    defaults = {"CE_WEIGHT": 1.0, "GAMMA": 1.5, "T": 1.0}
+    checks = {"T": ABOVE_ZERO}
+    venue = "ICCV 2023"
+    transfers = "target logit, normalised non-target logits"
+    index = 18
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg, cfg.NKD.CE_WEIGHT)
         self.gamma = cfg.NKD.GAMMA
         self.temperature = cfg.NKD.T
 
-    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+    def distillation_losses(
+        self, logits_student: torch.Tensor, logits_teacher: torch.Tensor, target: torch.Tensor, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
         return {"loss_kd": nkd_loss(logits_student, logits_teacher, target, self.gamma, self.temperature)}

@@ -1,16 +1,22 @@
 """Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019."""
 
+import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision, pair_stages, pool_larger, stages_of
+from mdistiller.checks import Check, is_count
+
+from ._base import Features
+from ._common import batch_norms_before_relu, full_precision, pool_larger
+from ._feature import FeatureDistiller
 
 
 @torch.no_grad()
-def channel_margins(weight, bias):
+def channel_margins(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """What a negative response of each channel of a teacher's map is on average, from the batch norm before it.
 
     weight, bias: (channels,), the batch norm's. Returns (channels,), float64. A channel is taken to be normal with mean
@@ -26,7 +32,7 @@ def channel_margins(weight, bias):
 
 
 @full_precision
-def partial_l2_loss(feat_student, feat_teacher, margin):
+def partial_l2_loss(feat_student: torch.Tensor, feat_teacher: torch.Tensor, margin: torch.Tensor) -> torch.Tensor:
     """Partial L2 distance of one stage's maps before ReLU, summed over a map and averaged over the batch.
 
     feat_*: (batch, channels, height, width); margin: (channels,), negative. Returns a scalar. The teacher's
@@ -40,7 +46,7 @@ def partial_l2_loss(feat_student, feat_teacher, margin):
 class Connectors(nn.Module):
     """A convolution and a batch norm for each stage, from the student's channels to the teacher's."""
 
-    def __init__(self, channels, kernel_size):
+    def __init__(self, channels: Sequence[tuple[int, int]], kernel_size: int):
         super().__init__()
         self.connectors = nn.ModuleList(
             nn.Sequential(
@@ -49,56 +55,44 @@ class Connectors(nn.Module):
             )
             for student, teacher in channels
         )
-        for convolution, _ in self.connectors:
-            nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
+        for connector in self.connectors:
+            nn.init.kaiming_normal_(next(connector.parameters()), mode="fan_out")  # the convolution's weight
 
-    def forward(self, feats):
+    def forward(self, feats: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [connector(feat) for connector, feat in zip(self.connectors, feats, strict=True)]
 
 
-class OFD(Distiller):
+class OFD(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · partial_l2_loss over the stages, each weighing half the next deeper.
 
     The teacher, though frozen, normalises by the batch's statistics when the distiller trains, as in the paper.
     """
 
-    needs_teacher_norms = True
+    defaults = {"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 0.001}, "CONNECTOR": {"KERNEL_SIZE": 1}}
+    checks = {"CONNECTOR.KERNEL_SIZE": Check(lambda value: is_count(value) and value % 2 == 1, "an odd whole number")}
+    venue = "ICCV 2019"
+    transfers = "feature maps before the ReLU, above a margin"
+    teacher_is_constant = False
 
-    def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.OFD.LOSS.CE_WEIGHT
-        self.feat_weight = cfg.OFD.LOSS.FEAT_WEIGHT
-        channels = pair_stages(*(stages_of(network, network.get_stage_channels()) for network in (student, teacher)))
+    margins: torch.Tensor
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg.OFD)
+        channels = self.pair_channels()
         self.connectors = Connectors(channels, cfg.OFD.CONNECTOR.KERNEL_SIZE)
-        batch_norms = teacher.get_bn_before_relu()[-len(channels) :]
+        batch_norms = batch_norms_before_relu(teacher)[-len(channels) :]
         margins = torch.cat([channel_margins(norm.weight, norm.bias) for norm in batch_norms])
         self.register_buffer("margins", margins.float(), persistent=False)  # in float32 as released
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "OFD":
         super().train(mode)
         self.teacher.train(mode)
         return self
 
-    def get_learnable_parameters(self):
-        return super().get_learnable_parameters() + list(self.connectors.parameters())
-
-    def get_extra_parameters(self):
-        return sum(parameter.numel() for parameter in self.connectors.parameters())
-
-    def forward_train(self, image, target, **kwargs):
-        logits_student, features_student = self.student(image)
-        with torch.no_grad():
-            _, features_teacher = self.teacher(image)
-        stages = pair_stages(
-            stages_of(self.student, features_student["preact_feats"]),
-            stages_of(self.teacher, features_teacher["preact_feats"]),
-        )
+    def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
+        stages = self.pair(features_student["preact_feats"], features_teacher["preact_feats"])
         feats_student, feats_teacher = zip(*(pool_larger(*stage) for stage in stages), strict=True)
         margins = self.margins.split([feat.shape[1] for feat in feats_teacher])
-        loss_feat = 0
-        for stage in zip(self.connectors(feats_student), feats_teacher, margins, strict=True):
-            loss_feat = loss_feat / 2 + partial_l2_loss(*stage)
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * loss_feat,
-        }
+        triples = zip(self.connectors(feats_student), feats_teacher, margins, strict=True)
+        losses = (partial_l2_loss(*triple) for triple in triples)
+        return functools.reduce(lambda shallower, deepest: shallower / 2 + deepest, losses)

@@ -1,22 +1,26 @@
 """Passalis and Tefas, Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018."""
 
-import torch
+from typing import Any
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision
+import torch
+from torch import nn
+
+from ._base import Features
+from ._common import full_precision
+from ._feature import FeatureDistiller
 
 EPSILON = 1e-7  # keeps norms and the logarithm's arguments above zero, as released
 
 
 @full_precision
-def pkt_loss(feat_student, feat_teacher):
+def pkt_loss(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> torch.Tensor:
     """KL divergence of the images' similarity distributions, its terms averaged over all pairs of images.
 
     feat_*: (batch, channels), the channels may differ. Returns a scalar. An image's distribution is its cosine
     similarities to all images of the batch, shifted to 0…1 and scaled to sum to one.
     """
 
-    def similarity_distribution(feat):
+    def similarity_distribution(feat: torch.Tensor) -> torch.Tensor:
         unit = feat / (torch.linalg.vector_norm(feat, dim=1, keepdim=True) + EPSILON)
         similarity = (unit @ unit.T + 1) / 2
         return similarity / similarity.sum(dim=1, keepdim=True)
@@ -25,20 +29,16 @@ def pkt_loss(feat_student, feat_teacher):
     return (p_teacher * ((p_teacher + EPSILON) / (p_student + EPSILON)).log()).mean()
 
 
-class PKT(Distiller):
+class PKT(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · pkt_loss of the pooled features."""
 
-    def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.PKT.LOSS.CE_WEIGHT
-        self.feat_weight = cfg.PKT.LOSS.FEAT_WEIGHT
+    defaults = {"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 30000.0}}
+    venue = "ECCV 2018"
+    transfers = "similarity of pooled features as probabilities"
+    index = 13
 
-    def forward_train(self, image, target, **kwargs):
-        logits_student, features_student = self.student(image)
-        with torch.no_grad():
-            _, features_teacher = self.teacher(image)
-        loss_pkt = pkt_loss(features_student["pooled_feat"], features_teacher["pooled_feat"])
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * loss_pkt,
-        }
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg.PKT)
+
+    def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
+        return pkt_loss(features_student["pooled_feat"], features_teacher["pooled_feat"])

@@ -1,29 +1,36 @@
 """Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision, pair_stages, probe_features, stages_of, warm_up
+from mdistiller.checks import COUNT
+
+from ._base import Distiller, Features, Output
+from ._common import full_precision, pair_stages, probe_features, stages_of, total, warm_up
 
 LEVELS = (4, 2, 1)  # sides of the pyramid's pooled maps, each weighing half the one before
 
 
 @full_precision
-def hcl_loss(feat_student, feat_teacher):
+def hcl_loss(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> torch.Tensor:
     """Hierarchical context loss: weighted mean of the mean squared errors of two maps and of their pooled versions.
 
     feat_*: (batch, channels, height, width), of the same shape. Returns a scalar.
     """
-    loss, weight, total = F.mse_loss(feat_student, feat_teacher), 1.0, 1.0
+    loss, weight, weights = F.mse_loss(feat_student, feat_teacher), 1.0, 1.0
     for side in LEVELS:
         if side < feat_student.shape[2]:
             weight /= 2
-            total += weight
-            pooled = (F.adaptive_avg_pool2d(feat, side) for feat in (feat_student, feat_teacher))
-            loss = loss + weight * F.mse_loss(*pooled)
-    return loss / total
+            weights += weight
+            pooled_student, pooled_teacher = (
+                F.adaptive_avg_pool2d(feat, side) for feat in (feat_student, feat_teacher)
+            )
+            loss = loss + weight * F.mse_loss(pooled_student, pooled_teacher)
+    return loss / weights
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -32,7 +39,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     The pooled features of a batch of one image are such a case.
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
@@ -41,23 +48,25 @@ class BatchNorm2d(nn.BatchNorm2d):
 class ABF(nn.Module):
     """Attention-based fusion of a student's map with what came out of the next deeper stage, where there is one."""
 
-    def __init__(self, in_channels, mid_channels, out_channels, fuse):
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, fuse: bool):
         super().__init__()
         self.conv1 = nn.Sequential(nn.Conv2d(in_channels, mid_channels, 1, bias=False), BatchNorm2d(mid_channels))
         self.conv2 = nn.Sequential(
             nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False), BatchNorm2d(out_channels)
         )
         self.att_conv = nn.Sequential(nn.Conv2d(2 * mid_channels, 2, 1), nn.Sigmoid()) if fuse else None
-        for convolution in (self.conv1[0], self.conv2[0]):
-            nn.init.kaiming_uniform_(convolution.weight, a=1)
+        for layers in (self.conv1, self.conv2):
+            nn.init.kaiming_uniform_(next(layers.parameters()), a=1)  # the convolution's weight
 
-    def forward(self, feat, deeper, size):
+    def forward(
+        self, feat: torch.Tensor, deeper: torch.Tensor | None, size: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """feat: (batch, in_channels, h, w); deeper: (batch, mid_channels, ...) or None; size: the teacher's (h, w).
 
         Returns the maps to compare, (batch, out_channels, *size), and to fuse next, (batch, mid_channels, *size).
         """
         feat = self.conv1(feat)
-        if self.att_conv is not None:
+        if self.att_conv is not None and deeper is not None:
             deeper = F.interpolate(deeper, feat.shape[2:], mode="nearest")
             attention = self.att_conv(torch.cat([feat, deeper], dim=1))
             feat = feat * attention[:, :1] + deeper * attention[:, 1:]
@@ -71,45 +80,53 @@ class ReviewKD(Distiller):
     Channels are read off the networks when built, sizes off the maps; `abfs` go from the deepest stage to the first.
     """
 
-    def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.REVIEWKD.CE_WEIGHT
+    defaults = {
+        "CE_WEIGHT": 1.0,
+        "REVIEWKD_WEIGHT": 1.0,
+        "WARMUP_EPOCHS": 20,
+        # MDistiller's table of the pair; sizes and channels are read off the two networks here
+        "SHAPES": [1, 8, 16, 32],
+        "OUT_SHAPES": [1, 8, 16, 32],
+        "IN_CHANNELS": [64, 128, 256, 256],
+        "OUT_CHANNELS": [64, 128, 256, 256],
+        "MAX_MID_CHANNEL": 512,
+        "STU_PREACT": False,  # compare the student's maps before their ReLU
+    }
+    checks = {"MAX_MID_CHANNEL": COUNT}
+    venue = "CVPR 2021"
+    transfers = "feature maps, each fused with the deeper ones"
+
+    teacher: nn.Module
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg.REVIEWKD.CE_WEIGHT)
         self.reviewkd_weight = cfg.REVIEWKD.REVIEWKD_WEIGHT
         self.warmup = cfg.REVIEWKD.WARMUP_EPOCHS
         self.student_key = "preact_feats" if cfg.REVIEWKD.STU_PREACT else "feats"
         # Channels do not depend on the size of the image, so that any will do.
-        stages = self.pair_maps(*(probe_features(network, (32, 32)) for network in (student, teacher)))
+        features_student, features_teacher = (probe_features(network, (32, 32)) for network in (student, teacher))
+        stages = self.pair_maps(features_student, features_teacher)
         mid_channels = min(cfg.REVIEWKD.MAX_MID_CHANNEL, stages[0][0].shape[1])
         self.abfs = nn.ModuleList(
             ABF(feat_student.shape[1], mid_channels, feat_teacher.shape[1], fuse=index > 0)
             for index, (feat_student, feat_teacher) in enumerate(stages)
         )
 
-    def pair_maps(self, features_student, features_teacher):
+    def pair_maps(
+        self, features_student: Features, features_teacher: Features
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Pairs of maps (student's, teacher's): the pooled features, then the stages from the deepest on."""
 
-        def maps(network, features, key):
+        def maps(network: nn.Module, features: Features, key: str) -> list[torch.Tensor]:
             return [*stages_of(network, features[key]), features["pooled_feat"][:, :, None, None]]
 
         maps_student = maps(self.student, features_student, self.student_key)
         return pair_stages(maps_student, maps(self.teacher, features_teacher, "preact_feats"))[::-1]
 
-    def get_learnable_parameters(self):
-        return super().get_learnable_parameters() + list(self.abfs.parameters())
-
-    def get_extra_parameters(self):
-        return sum(parameter.numel() for parameter in self.abfs.parameters())
-
-    def forward_train(self, image, target, **kwargs):
-        logits_student, features_student = self.student(image)
-        with torch.no_grad():
-            _, features_teacher = self.teacher(image)
-        loss_feat, deeper = 0, None
-        stages = self.pair_maps(features_student, features_teacher)
+    def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
+        losses, deeper = [], None
+        stages = self.pair_maps(student.features, teacher.features)
         for abf, (feat_student, feat_teacher) in zip(self.abfs, stages, strict=True):
             out, deeper = abf(feat_student, deeper, feat_teacher.shape[2:])
-            loss_feat = loss_feat + hcl_loss(out, feat_teacher)
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": warm_up(kwargs["epoch"], self.warmup) * self.reviewkd_weight * loss_feat,
-        }
+            losses.append(hcl_loss(out, feat_teacher))
+        return {"loss_kd": warm_up(kwargs["epoch"], self.warmup) * self.reviewkd_weight * total(losses)}

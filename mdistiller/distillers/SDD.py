@@ -1,16 +1,21 @@
 """Wei, Luo and Luo, Scaled Decoupled Distillation, CVPR 2024."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from mdistiller.errors import UserError
+from mdistiller.checks import ABOVE_ZERO, Check, is_count
 
-from ._common import cross_entropy, find_classifier, full_precision, warm_up
+from ._base import Output
+from ._common import find_classifier, full_precision, warm_up
 from ._logit import LogitDistiller
 from .DKD import dkd_losses
 
 
-def region_logits(final_map, classifier, scales):
+def region_logits(final_map: torch.Tensor, classifier: nn.Module, scales: Sequence[int]) -> torch.Tensor:
     """Class scores of regions: `classifier` of the averages of `final_map` over grids of `scales` cells a side.
 
     final_map: (batch, channels, height, width). Returns (batch, regions, classes), 21 regions for scales 1, 2, 4. A
@@ -21,7 +26,14 @@ def region_logits(final_map, classifier, scales):
 
 
 @full_precision
-def sdd_loss(logits_student, logits_teacher, target, alpha, beta, temperature):
+def sdd_loss(
+    logits_student: torch.Tensor,
+    logits_teacher: torch.Tensor,
+    target: torch.Tensor,
+    alpha: float,
+    beta: float,
+    temperature: float,
+) -> torch.Tensor:
     """Decoupled distillation of each region, mean over batch and regions, doubled where the teacher is at odds.
 
     logits_*: (batch, regions, classes), the global region first; target: (batch,). Returns a scalar. A region weighs
@@ -38,25 +50,38 @@ def sdd_loss(logits_student, logits_teacher, target, alpha, beta, temperature):
 class SDD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + warm-up · sdd_loss."""
 
-    def __init__(self, student, teacher, cfg):
+    defaults = {
+        "SCALES": [1, 2, 4],  # cells a side of each grid of regions, the whole map first
+        "CE_WEIGHT": 2.0,
+        "ALPHA": 3.0,
+        "BETA": 6.0,
+        "T": 4.0,
+        "WARMUP": 20,
+    }
+    checks = {
+        "SCALES": Check(
+            lambda values: len(values) > 0 and values[0] == 1 and all(map(is_count, values)),
+            'whole numbers, 1 for the whole map first, such as "[1,2,4]"',
+        ),
+        "T": ABOVE_ZERO,
+    }
+    venue = "CVPR 2024"
+    transfers = "decoupled logits of image regions"
+    has_own_folders = True
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg, cfg.SDD.CE_WEIGHT)
         self.scales = cfg.SDD.SCALES
         self.alpha = cfg.SDD.ALPHA
         self.beta = cfg.SDD.BETA
         self.temperature = cfg.SDD.T
         self.warmup = cfg.SDD.WARMUP
-        if not self.scales or self.scales[0] != 1:
-            raise UserError(f'SDD.SCALES is {list(self.scales)}; expected the whole map first, such as "[1,2,4]"')
 
-    def forward_train(self, image, target, **kwargs):
-        logits_student, features_student = self.student(image)
-        regions_student = region_logits(features_student["final_map"], find_classifier(self.student), self.scales)
-        with torch.no_grad():
-            _, features_teacher = self.teacher(image)
-            regions_teacher = region_logits(features_teacher["final_map"], find_classifier(self.teacher), self.scales)
-        regions = self.logits_to_compare(regions_student, regions_teacher)
+    def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
+        # The teacher's regions carry no graph: its features come without, and its classifier is frozen.
+        regions = self.logits_to_compare(
+            region_logits(student.features["final_map"], find_classifier(self.student), self.scales),
+            region_logits(teacher.features["final_map"], find_classifier(self.teacher), self.scales),
+        )
         loss_sdd = sdd_loss(*regions, target, self.alpha, self.beta, self.temperature)
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": warm_up(kwargs["epoch"], self.warmup) * loss_sdd,
-        }
+        return {"loss_kd": warm_up(kwargs["epoch"], self.warmup) * loss_sdd}

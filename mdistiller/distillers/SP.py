@@ -1,41 +1,41 @@
 """Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision
+from ._base import Features
+from ._common import full_precision
+from ._feature import FeatureDistiller
 
 
 @full_precision
-def sp_loss(feat_student, feat_teacher):
+def sp_loss(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> torch.Tensor:
     """Mean squared difference of the batch's similarity matrices.
 
     feat_*: (batch, ...), of any shapes. Returns a scalar. A similarity matrix (batch, batch) holds the inner products
     of the images' flattened maps, each row scaled to unit length.
     """
 
-    def similarity(feat):
+    def similarity(feat: torch.Tensor) -> torch.Tensor:
         feat = feat.flatten(1)
         return F.normalize(feat @ feat.T, dim=1)
 
     return F.mse_loss(similarity(feat_student), similarity(feat_teacher))
 
 
-class SP(Distiller):
+class SP(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · sp_loss of the last stage."""
 
-    def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.SP.LOSS.CE_WEIGHT
-        self.feat_weight = cfg.SP.LOSS.FEAT_WEIGHT
+    defaults = {"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 3000.0}}
+    venue = "ICCV 2019"
+    transfers = "similarity of feature maps within a batch"
+    index = 14
 
-    def forward_train(self, image, target, **kwargs):
-        logits_student, features_student = self.student(image)
-        with torch.no_grad():
-            _, features_teacher = self.teacher(image)
-        loss_sp = sp_loss(features_student["feats"][-1], features_teacher["feats"][-1])
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * loss_sp,
-        }
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg.SP)
+
+    def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
+        return sp_loss(features_student["feats"][-1], features_teacher["feats"][-1])

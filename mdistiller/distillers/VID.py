@@ -1,17 +1,21 @@
 """Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR 2019."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ._base import Distiller
-from ._common import cross_entropy, full_precision, pair_stages, pool_larger, stages_of
+from mdistiller.checks import ABOVE_ZERO, HEIGHT_AND_WIDTH, Check
+
+from ._base import Features
+from ._common import full_precision, pool_larger, total
+from ._feature import FeatureDistiller
 
 
 @full_precision
-def vid_loss(mean, feat_teacher, log_scale, eps):
+def vid_loss(mean: torch.Tensor, feat_teacher: torch.Tensor, log_scale: torch.Tensor, eps: float) -> torch.Tensor:
     """Negative log-likelihood, less its constant, of the teacher's map under a normal distribution; mean over all.
 
     mean, feat_teacher: (batch, channels, height, width), of which `mean` is regressed from the student's map;
@@ -21,7 +25,7 @@ def vid_loss(mean, feat_teacher, log_scale, eps):
     return ((mean - feat_teacher).square() / variance + variance.log()).mean() / 2
 
 
-def make_regressor(channels_student, channels_teacher):
+def make_regressor(channels_student: int, channels_teacher: int) -> nn.Sequential:
     """Three 1x1 convolutions, from the student's channels to the mean of the teacher's."""
     return nn.Sequential(
         nn.Conv2d(channels_student, channels_teacher, 1, bias=False),
@@ -32,44 +36,40 @@ def make_regressor(channels_student, channels_teacher):
     )
 
 
-class VID(Distiller):
+class VID(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · vid_loss, summed over the stages.
 
     The variances start at INIT_PRED_VAR and are learnt, as in the paper; the released code never optimises them.
     INPUT_SIZE is MDistiller's; the channels do not depend on it.
     """
 
-    def __init__(self, student, teacher, cfg):
-        super().__init__(student, teacher)
-        self.ce_weight = cfg.VID.LOSS.CE_WEIGHT
-        self.feat_weight = cfg.VID.LOSS.FEAT_WEIGHT
+    defaults = {
+        "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},
+        "EPS": 1e-5,
+        "INIT_PRED_VAR": 5.0,
+        "INPUT_SIZE": (32, 32),  # MDistiller's; channels are read off the networks here
+    }
+    checks = {
+        "EPS": ABOVE_ZERO,
+        "INIT_PRED_VAR": Check(lambda value: 1e-3 < value < math.inf, "a number above 0.001"),
+        "INPUT_SIZE": HEIGHT_AND_WIDTH,
+    }
+    venue = "CVPR 2019"
+    transfers = "feature maps, as a variational bound on information"
+    index = 15
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg.VID)
         self.eps = cfg.VID.EPS
-        channels = pair_stages(*(stages_of(network, network.get_stage_channels()) for network in (student, teacher)))
+        channels = self.pair_channels()
         self.regressors = nn.ModuleList(make_regressor(*pair) for pair in channels)
         weight, log_scale = next(student.parameters()), math.log(math.expm1(cfg.VID.INIT_PRED_VAR - self.eps))
         self.log_scales = nn.ParameterList(weight.new_full((width,), log_scale) for _, width in channels)
 
-    def extra_parameters(self):
-        return [*self.regressors.parameters(), *self.log_scales]
-
-    def get_learnable_parameters(self):
-        return super().get_learnable_parameters() + self.extra_parameters()
-
-    def get_extra_parameters(self):
-        return sum(parameter.numel() for parameter in self.extra_parameters())
-
-    def forward_train(self, image, target, **kwargs):
-        logits_student, features_student = self.student(image)
-        with torch.no_grad():
-            _, features_teacher = self.teacher(image)
-        stages = pair_stages(
-            stages_of(self.student, features_student["feats"]), stages_of(self.teacher, features_teacher["feats"])
-        )
-        loss_vid = 0
+    def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
+        stages = self.pair(features_student["feats"], features_teacher["feats"])
+        losses = []
         for stage, regressor, log_scale in zip(stages, self.regressors, self.log_scales, strict=True):
             feat_student, feat_teacher = pool_larger(*stage)
-            loss_vid = loss_vid + vid_loss(regressor(feat_student), feat_teacher, log_scale, self.eps)
-        return logits_student, {
-            "loss_ce": self.ce_weight * cross_entropy(logits_student, target),
-            "loss_kd": self.feat_weight * loss_vid,
-        }
+            losses.append(vid_loss(regressor(feat_student), feat_teacher, log_scale, self.eps))
+        return total(losses)

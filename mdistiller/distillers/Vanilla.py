@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from ._base import Distiller
+from ._base import Distiller, Output
 
 
 class Vanilla(Distiller):
@@ -17,5 +18,5 @@ class Vanilla(Distiller):
     def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Vanilla":
         return cls(student)
 
-    def losses(self, student, teacher, target, **kwargs):
+    def losses(self, student: Output, teacher: Any, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         return {}

@@ -35,7 +35,7 @@ def _discover() -> dict[str, type[Distiller]]:
         if method.index is not None:
             owner = "a published method" if method.index < PUBLISHED_INDICES else owners.setdefault(method.index, name)
             if owner != name:
-                raise ImportError(f"{name}.index is {method.index}, which is {owner}'s; take the next free number")
+                raise ImportError(f"{name}.index is {method.index}, which belongs to {owner}; take a free number")
         methods[ALIASES.get(name.upper(), name.upper())] = method
     return methods
 

@@ -10,12 +10,14 @@ from mdistiller.checks import Check
 
 from ._common import cross_entropy
 
+Features = dict[str, Any]  # what a network returns beside its logits, as `mdistiller.models` describes
+
 
 class Output(NamedTuple):
-    """What a network returns. logits: (batch, classes); features: as `mdistiller.models` describes."""
+    """What a network returns. logits: (batch, classes)."""
 
     logits: torch.Tensor
-    features: dict[str, Any]
+    features: Features
 
 
 class Distiller(nn.Module):
@@ -66,7 +68,7 @@ class Distiller(nn.Module):
     def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Distiller":
         """The method around two networks, as the whole config `cfg` says.
 
-        num_data: number of training images, for a method that remembers each. Raises UserError for what no run can use.
+        num_data: number of training images, for a method that remembers each. Raises UserError for bad values of `cfg`.
         """
         return cls(student, teacher, cfg)
 
@@ -79,13 +81,11 @@ class Distiller(nn.Module):
             self.teacher.eval()
         return self
 
-    def losses(
-        self, student: Output, teacher: Output | None, target: torch.Tensor, **kwargs: Any
-    ) -> dict[str, torch.Tensor]:
+    def losses(self, student: Output, teacher: Any, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         """The method's own losses by name, scalars with their weights in them; the cross-entropy is added to them.
 
-        student, teacher: what the networks return, the teacher's without gradient; target and keywords: as those of
-        `forward_train`.
+        student, teacher: what the networks return, an `Output` each, the teacher's without gradient, or None where a
+        method has no teacher; target and keywords: as those of `forward_train`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define losses or forward_train")
 

@@ -1,25 +1,32 @@
 """What several methods share."""
 
 import functools
+import operator
 import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S")
 
-def full_precision(loss_function):
+
+def full_precision(loss_function: Callable[P, T]) -> Callable[P, T]:
     """Decorator: compute a loss outside autocast, its half-precision tensor arguments in float32.
 
     float32 and float64 arguments pass unchanged.
     """
 
-    def promote(value):
+    def promote(value: Any) -> Any:
         is_half = isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16)
         return value.float() if is_half else value
 
     @functools.wraps(loss_function)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: Any, **kwargs: Any) -> T:
         device = next(value.device.type for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
         with torch.autocast(device, enabled=False):
             return loss_function(*map(promote, args), **{name: promote(value) for name, value in kwargs.items()})
@@ -28,6 +35,11 @@ def full_precision(loss_function):
 
 
 cross_entropy = full_precision(F.cross_entropy)
+
+
+def total(losses: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Sum of one or more scalars."""
+    return functools.reduce(operator.add, losses)
 
 
 def warm_up(epoch: int, epochs: int) -> float:
@@ -49,28 +61,41 @@ def low_confidence_share(confidence: torch.Tensor) -> torch.Tensor:
     return (confidence <= confidence.median()).to(confidence.dtype).mean()
 
 
-_stage_counts = weakref.WeakKeyDictionary()  # of networks; ShuffleV2 makes its list of batch norms anew in every call
+# Of networks; ShuffleV2 makes its list of batch norms anew in every call.
+_stage_counts: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 
-def stages_of(network: nn.Module, entries):
+def batch_norms_before_relu(network: Any) -> list[nn.BatchNorm2d]:
+    """Of each stage of `network`, the last batch norm before its map."""
+    return network.get_bn_before_relu()
+
+
+def stage_channels(network: Any) -> list[int]:
+    """Channels of each of the feature maps of `network`."""
+    return network.get_stage_channels()
+
+
+def stages_of(network: nn.Module, entries: Sequence[T]) -> Sequence[T]:
     """`entries`, one for each of the feature maps of `network`, without the stem's, which some networks do not list."""
     if network not in _stage_counts:
-        _stage_counts[network] = len(network.get_bn_before_relu())
+        _stage_counts[network] = len(batch_norms_before_relu(network))
     return entries[-_stage_counts[network] :]
 
 
-def pair_stages(student, teacher):
+def pair_stages(student: Sequence[S], teacher: Sequence[T]) -> list[tuple[S, T]]:
     """Pairs (student's, teacher's) of two lists of stages; of the longer list the deepest stages are kept."""
     stages = min(len(student), len(teacher))
     return list(zip(student[-stages:], teacher[-stages:], strict=True))
 
 
-def pool_larger(feat_student, feat_teacher):
+def pool_larger(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both maps (batch, channels, height, width) at the smaller size of the two, by average pooling."""
-    size = tuple(map(min, feat_student.shape[2:], feat_teacher.shape[2:]))
-    return tuple(
-        feat if feat.shape[2:] == size else F.adaptive_avg_pool2d(feat, size) for feat in (feat_student, feat_teacher)
-    )
+    height, width = map(min, feat_student.shape[2:], feat_teacher.shape[2:])
+
+    def pool(feat: torch.Tensor) -> torch.Tensor:
+        return feat if feat.shape[2:] == (height, width) else F.adaptive_avg_pool2d(feat, (height, width))
+
+    return pool(feat_student), pool(feat_teacher)
 
 
 class ConvReg(nn.Module):
@@ -80,8 +105,9 @@ class ConvReg(nn.Module):
     resolution by a strided (transposed) convolution; bridges any other difference with a kernel of that size.
     """
 
-    def __init__(self, s_shape, t_shape, use_relu: bool = True):
+    def __init__(self, s_shape: Sequence[int], t_shape: Sequence[int], use_relu: bool = True):
         super().__init__()
+        self.conv: nn.Conv2d | nn.ConvTranspose2d
         (_, s_channels, s_height, s_width), (_, t_channels, t_height, t_width) = s_shape, t_shape
         self.use_relu = use_relu
         if s_height == 2 * t_height:
@@ -108,7 +134,7 @@ def find_classifier(network: nn.Module) -> nn.Linear:
 
 
 @torch.no_grad()
-def probe_features(network: nn.Module, input_size) -> dict:
+def probe_features(network: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
     """Features of a blank image of `input_size` (height, width), in eval mode; leaves the network as it was."""
     training = {module: module.training for module in network.modules()}
     parameter = next(network.parameters())
@@ -123,10 +149,12 @@ def probe_features(network: nn.Module, input_size) -> dict:
     return features
 
 
-def get_feat_shapes(student: nn.Module, teacher: nn.Module, input_size):
+def get_feat_shapes(
+    student: nn.Module, teacher: nn.Module, input_size: Sequence[int]
+) -> tuple[list[torch.Size], list[torch.Size]]:
     """Shapes of the "feats" of both networks for images of `input_size` (height, width).
 
-    Returns two lists of `torch.Size` (1, channels, height, width), the student's and the teacher's. The published
+    Returns two lists of sizes (1, channels, height, width), the student's and the teacher's. The published
     code probes in train mode, which moves batch-norm statistics; here they are untouched.
     """
     shapes = [[feat.shape for feat in probe_features(network, input_size)["feats"]] for network in (student, teacher)]

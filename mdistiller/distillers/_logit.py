@@ -27,6 +27,8 @@ class LogitDistiller(Distiller):
     DISTILLER.LOGIT_STANDARDIZATION standardises what these see; the cross-entropy sees the logits as they are.
     """
 
+    teacher: nn.Module
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any, ce_weight: float):
         super().__init__(student, teacher, ce_weight)
         self.is_standardised = cfg.DISTILLER.LOGIT_STANDARDIZATION
@@ -37,9 +39,13 @@ class LogitDistiller(Distiller):
         """Losses by name. logits_*: (batch, classes); target: (batch,); keywords as of `forward_train`."""
         raise NotImplementedError(f"{type(self).__name__} must define distillation_losses")
 
-    def logits_to_compare(self, *logits: torch.Tensor) -> list[torch.Tensor]:
-        """The logits (…, classes) as the distillation losses see them."""
-        return [standardise(z) for z in logits] if self.is_standardised else list(logits)
+    def logits_to_compare(
+        self, logits_student: torch.Tensor, logits_teacher: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both logits (…, classes) as the distillation losses see them."""
+        if self.is_standardised:
+            return standardise(logits_student), standardise(logits_teacher)
+        return logits_student, logits_teacher
 
     def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         return self.distillation_losses(*self.logits_to_compare(student.logits, teacher.logits), target, **kwargs)

@@ -110,4 +110,6 @@ def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
             f"{', '.join(own) or 'none that derives from mdistiller.distillers.Distiller'}"
         )
     theirs = getattr(module, class_name)
-    return type(class_name, (ForeignDistiller, theirs), {"__module__": name, "__doc__": theirs.__doc__})
+    # Those of a method that it derives from belong to that method's section.
+    own_values = {key: vars(theirs).get(key, {}) for key in ("defaults", "checks")}
+    return type(class_name, (ForeignDistiller, theirs), {"__module__": name, "__doc__": theirs.__doc__, **own_values})

@@ -1,9 +1,22 @@
 """What the base class promises every method."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from mdistiller.distillers import KD, build_distiller, canonical_name, label_of
+from mdistiller import distillers
+from mdistiller.checks import require_all
+from mdistiller.distillers import (
+    DISTILLERS,
+    KD,
+    PUBLISHED_INDICES,
+    VID,
+    FitNet,
+    build_distiller,
+    canonical_name,
+    find_method,
+)
 from mdistiller.distillers._common import ConvReg, get_feat_shapes, low_confidence_share, warm_up
 from mdistiller.engine.cfg import CFG
 from mdistiller.errors import UserError
@@ -81,9 +94,63 @@ def test_low_confidence_share_equals_that_of_the_interpolated_median(count):
 
 
 def test_name_of_a_method_in_any_case():
-    assert canonical_name("vanilla") == "NONE" and canonical_name("skd") == "SKD" and label_of("skd") == "SKD"
+    assert canonical_name("vanilla") == "NONE" and canonical_name("skd") == "SKD"
+    assert find_method("fitnet") is FitNet and find_method("fitnet").__name__ == "FitNet"
 
 
 def test_unknown_method_names_the_nearest_and_lists_the_valid():
-    with pytest.raises(UserError, match=r"unknown distiller 'SKDD'.*nearest: 'SKD'.*KD, DKD"):
+    with pytest.raises(UserError, match=r"unknown distiller 'SKDD'.*nearest: 'SKD'.*DKD, FITNET, KD"):
         canonical_name("SKDD")
+
+
+def test_method_file_is_found_under_its_name_and_section():
+    files = {path.stem for path in Path(distillers.__file__).parent.glob("[A-Z]*.py")}
+    assert {method.__name__ for method in DISTILLERS.values()} == files
+    for name, method in DISTILLERS.items():
+        assert method.section() == method.__name__.upper() == ("VANILLA" if name == "NONE" else name)
+        assert getattr(distillers, method.__name__) is method
+
+
+@pytest.mark.parametrize("name", [name for name in DISTILLERS if name != "NONE"])
+def test_method_says_what_it_is(name):
+    method = DISTILLERS[name]
+    assert method.transfers and method.defaults
+    require_all(method.checks, method.defaults, name)
+
+
+def test_published_methods_have_no_index_of_their_own_and_the_others_follow():
+    indices = {name: method.index for name, method in DISTILLERS.items() if method.index is not None}
+    later = "NST PKT SP VID KDSVD DIST NKD CTKD".split()
+    assert indices == {name: index for index, name in enumerate(later, start=PUBLISHED_INDICES)}
+
+
+@pytest.mark.parametrize("method", ["KD", "OFD"])
+def test_only_ofds_teacher_moves(method):
+    assert DISTILLERS[method].teacher_is_constant == (method != "OFD")
+
+
+def test_parameters_of_a_method_are_found_behind_the_students(pair):
+    student, teacher = pair
+    distiller = VID(student, teacher, CFG)
+    theirs = [*student.parameters(), *distiller.regressors.parameters(), *distiller.log_scales]
+    assert list(map(id, distiller.get_learnable_parameters())) == list(map(id, theirs))
+    assert distiller.get_extra_parameters() == sum(p.numel() for p in theirs[len(list(student.parameters())) :])
+    assert KD(student, teacher, CFG).get_extra_parameters() == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("KD.TEMPERATURE", 0, "a number above 0"),
+        ("CRD.NCE.K", 0, "a positive whole number"),
+        ("CRD.MODE", "loose", "one of exact, relax"),
+        ("MLKD.VIEWS", 3, "1 or 2"),
+        ("OFD.CONNECTOR.KERNEL_SIZE", 2, "an odd whole number"),
+        ("FITNET.HINT_LAYER", -1, "a whole number that is not negative"),
+    ],
+)
+def test_bad_value_is_refused_before_a_method_is_built(pair, key, value, expected):
+    cfg = CFG.clone()
+    cfg.merge_from_list([key, value])
+    with pytest.raises(UserError, match=rf"^{key} is {value}; expected {expected}$"):
+        build_distiller(key.split(".")[0], *pair, cfg, num_data=4)

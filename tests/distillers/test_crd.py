@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mdistiller.distillers import build_distiller
-from mdistiller.distillers.CRD import Sampler, memory_scores, nce_loss
+from mdistiller.distillers._sampler import Sampler
+from mdistiller.distillers.CRD import memory_scores, nce_loss
 from mdistiller.engine.cfg import CFG
 from mdistiller.errors import UserError
 from mdistiller.models import build_model

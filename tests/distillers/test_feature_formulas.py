@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mdistiller.distillers._common import pair_stages, pool_larger
+from mdistiller.distillers._kernels import RightSingularVectors
 from mdistiller.distillers.AT import at_loss
-from mdistiller.distillers.KDSVD import RightSingularVectors, aligned_vectors
+from mdistiller.distillers.KDSVD import aligned_vectors
 from mdistiller.distillers.NST import nst_loss
 from mdistiller.distillers.OFD import channel_margins, partial_l2_loss
 from mdistiller.distillers.PKT import pkt_loss

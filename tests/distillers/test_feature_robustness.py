@@ -24,8 +24,7 @@ def networks(student, teacher):
 def build(method, student, teacher, cfg=CFG):
     """The method for a training set of 8 images, one of each class."""
     distiller = build_distiller(method, student, teacher, cfg, num_data=8)
-    if hasattr(distiller, "set_targets"):
-        distiller.set_targets(torch.arange(8))
+    distiller.set_targets(torch.arange(8))
     return distiller
 
 
@@ -125,15 +124,23 @@ def test_fitnet_refuses_a_layer_that_a_network_lacks():
         build("FITNET", *networks("resnet8", "vgg8"), cfg)
 
 
-def test_fitnet_names_the_size_to_probe_where_the_images_have_another():
+def test_fitnet_says_what_to_type_where_the_images_have_another_size():
     student, teacher = networks("vgg8", "MobileNetV2")
     cfg = CFG.clone()
     cfg.FITNET.HINT_LAYER = 4
     distiller = build("FITNET", student, teacher, cfg).train()
-    with pytest.raises(UserError, match=r'type FITNET\.INPUT_SIZE "\[64, 64\]"'):
+    with pytest.raises(UserError, match=r"type DATASET\.IMAGE_SIZE and the side of the images"):
         distiller(image=torch.zeros(2, 3, 64, 64), target=torch.arange(2), epoch=1)
-    cfg.FITNET.INPUT_SIZE = (64, 64)
+    cfg.DATASET.IMAGE_SIZE = 64
     distiller = build("FITNET", student, teacher, cfg).train()
+    distiller(image=torch.zeros(2, 3, 64, 64), target=torch.arange(2), epoch=1)
+
+
+def test_fitnet_takes_its_own_size_where_the_data_has_none():
+    cfg = CFG.clone()
+    cfg.FITNET.HINT_LAYER = 4
+    cfg.FITNET.INPUT_SIZE = (64, 64)
+    distiller = build("FITNET", *networks("vgg8", "MobileNetV2"), cfg).train()
     distiller(image=torch.zeros(2, 3, 64, 64), target=torch.arange(2), epoch=1)
 
 

@@ -1,9 +1,13 @@
 """Distiller files from outside the package, as written for MDistiller."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mdistiller.distillers import build_distiller, label_of
+from mdistiller.distillers import KD, Distiller, build_distiller, find_method
+from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.engine.cfg import CFG
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
@@ -47,6 +51,21 @@ class Hint(Distiller):
         return logits_student, losses_dict
 """
 
+PLAIN = """
+import torch.nn.functional as F
+
+from ._base import Distiller
+
+
+class Plain(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+
+    def forward_train(self, image, target):
+        logits, _ = self.student(image)
+        return logits, {"loss_ce": F.cross_entropy(logits, target, reduction="none")}
+"""
+
 
 @pytest.fixture
 def reference(tmp_path):
@@ -79,7 +98,57 @@ def test_file_with_relative_imports_trains(reference, cfg):
 
 
 def test_run_label_is_the_class_name(reference):
-    assert label_of(reference) == "Hint"
+    assert find_method(reference).__name__ == "Hint"
+
+
+def test_file_is_read_anew_when_it_changes(reference):
+    method = find_method(reference)
+    assert find_method(reference) is method
+    path = Path(reference.removesuffix(":Hint"))
+    path.write_text(SOURCE.replace("class Hint(Distiller):", "class Hint(Distiller):\n    'Changed.'\n"))
+    assert find_method(reference).__doc__ == "Changed."
+
+
+def test_what_a_file_counts_on(reference):
+    method = find_method(reference)
+    assert issubclass(method, ForeignDistiller) and issubclass(method, Distiller)
+    assert method.takes_new_sections and not method.teacher_is_constant
+    assert method.memory_format == torch.contiguous_format
+
+
+def test_input_size_is_that_of_the_data(reference, cfg):
+    cfg.DATASET.IMAGE_SIZE = 64
+    distiller = build(reference, cfg).train()
+    batch = {"image": torch.randn(2, 3, 64, 64), "target": torch.arange(2), "index": torch.arange(2)}
+    assert distiller(**batch, epoch=1)[1]["loss_hint"].isfinite()
+    assert cfg.FITNET.INPUT_SIZE == (32, 32)
+
+
+def test_file_may_take_few_keywords_and_return_losses_of_each_image(tmp_path, cfg):
+    path = tmp_path / "plain.py"
+    path.write_text(PLAIN)
+    distiller = build(f"{path}:Plain", cfg).train()
+    batch = {"image": torch.randn(4, 3, 32, 32), "target": torch.arange(4), "index": torch.arange(4)}
+    logits, losses = distiller(**batch, epoch=1)
+    torch.testing.assert_close(losses["loss_ce"], F.cross_entropy(logits, batch["target"]))
+
+
+def test_method_that_derives_from_one_of_ours_reads_that_ones_section(tmp_path, cfg):
+    path = tmp_path / "derived.py"
+    path.write_text("from .KD import KD\n\n\nclass Derived(KD):\n    pass\n")
+    distiller = build(f"{path}:Derived", cfg)
+    assert isinstance(distiller, KD) and distiller.temperature == cfg.KD.TEMPERATURE
+    assert find_method(f"{path}:Derived").defaults == {}
+
+
+def test_checks_of_a_file_hold(tmp_path, cfg):
+    path = tmp_path / "checked.py"
+    source = SOURCE.replace("class Hint(Distiller):", "class Hint(Distiller):\n    checks = {'WARMUP': COUNT}\n")
+    path.write_text("from mdistiller.checks import COUNT\n" + source)
+    build(f"{path}:Hint", cfg)
+    cfg.HINT.WARMUP = 0
+    with pytest.raises(UserError, match=r"HINT\.WARMUP is 0; expected a positive whole number"):
+        build(f"{path}:Hint", cfg)
 
 
 def test_missing_file_is_a_user_error(tmp_path, cfg):

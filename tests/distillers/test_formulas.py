@@ -205,5 +205,5 @@ def test_direction_loss_gradient(student, teacher):
 def test_unknown_form_of_skd_is_refused():
     cfg = CFG.clone()
     cfg.SKD.FORM = "draft"
-    with pytest.raises(UserError, match=r"SKD\.FORM is 'draft'; valid: released, paper"):
+    with pytest.raises(UserError, match=r"SKD\.FORM is draft; expected one of released, paper"):
         build_distiller("SKD", FixedLogits(random_logits(0)), FixedLogits(random_logits(1)), cfg)

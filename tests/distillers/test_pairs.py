@@ -51,10 +51,9 @@ def build(method, pair, size):
     teacher, student = copy.deepcopy(pair)
     cfg = CFG.clone()
     cfg.CRD.NCE.K = 3
-    cfg.FITNET.INPUT_SIZE = (size, size)
+    cfg.DATASET.IMAGE_SIZE = size
     distiller = build_distiller(method, student, teacher, cfg, num_data=len(TARGETS))
-    if hasattr(distiller, "set_targets"):
-        distiller.set_targets(TARGETS)
+    distiller.set_targets(TARGETS)
     return distiller.train()
 
 

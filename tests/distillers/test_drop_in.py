@@ -1,0 +1,126 @@
+"""A method is one file: added to a copy of the project, it is found, listed, configured and checked."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+METHOD = '''
+"""Mean squared error of the logits."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from mdistiller.checks import ABOVE_ZERO
+
+from ._logit import LogitDistiller
+
+
+class Mse(LogitDistiller):
+    """CE_WEIGHT · cross-entropy + MSE_WEIGHT · mean squared error of the logits over SCALE."""
+
+    defaults = {"SCALE": 2.0, "LOSS": {"CE_WEIGHT": 1.0, "MSE_WEIGHT": 0.5}}
+    checks = {"SCALE": ABOVE_ZERO, "LOSS.MSE_WEIGHT": ABOVE_ZERO}
+    venue = "nowhere 2026"
+    transfers = "logits"
+    index = 20
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg, cfg.MSE.LOSS.CE_WEIGHT)
+        self.mse_weight = cfg.MSE.LOSS.MSE_WEIGHT
+        self.scale = cfg.MSE.SCALE
+
+    def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
+        return {"loss_kd": self.mse_weight * F.mse_loss(logits_student / self.scale, logits_teacher / self.scale)}
+'''
+IMPORT = "import mdistiller.distillers"
+BUILD = """
+import json
+import torch
+from yacs.config import CfgNode
+from mdistiller import distillers
+from mdistiller.errors import UserError
+from mdistiller.models import build_model
+
+networks = [build_model("cifar100", name, 10) for name in ("resnet8", "resnet14")]
+method = distillers.find_method("mse")
+cfg = CfgNode({"DISTILLER": {"LOGIT_STANDARDIZATION": False}, method.section(): method.defaults})
+distiller = distillers.build_distiller("mse", *networks, cfg).train()
+_, losses = distiller(image=torch.randn(2, 3, 32, 32), target=torch.arange(2), epoch=1, index=torch.arange(2))
+messages = []
+for key in ("SCALE", "LOSS.MSE_WEIGHT"):
+    bad = cfg.clone()
+    bad.merge_from_list([f"MSE.{key}", 0.0])
+    try:
+        distillers.build_distiller("mse", *networks, bad)
+    except UserError as error:
+        messages.append(str(error))
+print(json.dumps({
+    "names": list(distillers.DISTILLERS),
+    "is_attribute": distillers.Mse is method,
+    "section": method.section(),
+    "losses": {name: loss.item() for name, loss in losses.items()},
+    "messages": messages,
+}))
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Path of a copy of the project, with the method Mse as a file of its own."""
+    root = tmp_path / "project"
+    for folder in ("mdistiller", "configs"):
+        shutil.copytree(PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for scripts in ("CIFAR-100/Utils", "ImageNet/Utils"):
+        (root / scripts).mkdir(parents=True)
+        for script in (PROJECT / scripts).glob("*.py"):
+            shutil.copy(script, root / scripts)
+    add_method(root, "Mse", METHOD)
+    return root
+
+
+def add_method(project, name, source):
+    (project / "mdistiller/distillers" / f"{name}.py").write_text(source)
+
+
+def run(project, *arguments):
+    """Python with `arguments` in `project`, whose package it imports."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_method_is_found_listed_configured_and_checked(project):
+    result = run(project, "-c", BUILD)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert "MSE" in found["names"] and found["is_attribute"] and found["section"] == "MSE"
+    assert list(found["losses"]) == ["loss_ce", "loss_kd"] and all(loss > 0 for loss in found["losses"].values())
+    assert found["messages"] == [
+        "MSE.SCALE is 0.0; expected a number above 0",
+        "MSE.LOSS.MSE_WEIGHT is 0.0; expected a number above 0",
+    ]
+
+
+def test_file_without_the_class_of_its_name_does_not_import(project):
+    add_method(project, "Lost", METHOD.replace("Mse", "Found").replace("index = 20", "index = 21"))
+    error = run(project, "-c", IMPORT).stderr
+    assert "ImportError: Lost.py must hold the class Lost, derived from mdistiller.distillers.Distiller" in error
+
+
+@pytest.mark.parametrize(("index", "owner"), [(20, "Mse"), (19, "CTKD"), (3, "a published method")])
+def test_index_that_is_taken_does_not_import(project, index, owner):
+    add_method(project, "Mse2", METHOD.replace("Mse", "Mse2").replace("index = 20", f"index = {index}"))
+    error = run(project, "-c", IMPORT).stderr
+    assert f"ImportError: Mse2.index is {index}, which belongs to {owner}; take a free number" in error
