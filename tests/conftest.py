@@ -1,31 +1,46 @@
-"""Where the tests find real images and published weights: `$SHARED_DIR`, else `shared` beside the project."""
+"""Where the tests find images: they draw their own; `$SHARED_DIR` has real ones, and published weights."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-PHOTOGRAPHS = 6
+from tests.dataset.pictures import PHOTOGRAPHS, draw_samples
 
 
 @pytest.fixture(scope="session")
 def shared():
-    """Path of the real test data; without it a test fails under CI=true and is skipped elsewhere."""
-    path = Path(os.environ.get("SHARED_DIR", Path(__file__).resolve().parents[2] / "shared"))
+    """Path of the real test data, $SHARED_DIR; where that is unset the test is skipped, where it is wrong it fails."""
+    if "SHARED_DIR" not in os.environ:
+        pytest.skip("needs real test data; set SHARED_DIR")
+    path = Path(os.environ["SHARED_DIR"])
     if not (path / "data").is_dir():
-        message = f"real test data not found at {path}; set SHARED_DIR"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        pytest.fail(f"SHARED_DIR is {path}, which has no folder data")
     return path
 
 
+@pytest.fixture(scope="session")
+def drawn_samples(tmp_path_factory):
+    """A folder with `cifar100_sample` and `imagenet_sample`, as $SHARED_DIR/data has them, of drawn pictures."""
+    folder = tmp_path_factory.mktemp("samples")
+    draw_samples(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(request):
+    """The folder of the real `cifar100_sample` and `imagenet_sample`, or of drawn ones where SHARED_DIR is unset."""
+    if "SHARED_DIR" in os.environ:
+        return request.getfixturevalue("shared") / "data"
+    return request.getfixturevalue("drawn_samples")
+
+
 @pytest.fixture
-def photographs(shared, tmp_path):
-    """ROOT/train and ROOT/val with one photograph a class, of PHOTOGRAPHS classes; the class folders are links."""
-    source = shared / "data/imagenet_sample/val"
+def photographs(samples, tmp_path):
+    """ROOT/train and ROOT/val with one photograph a class, of six classes; the class folders are links."""
+    source = samples / "imagenet_sample/val"
     for split in ("train", "val"):
         (tmp_path / "imagenet" / split).mkdir(parents=True)
-        for folder in sorted(source.iterdir())[:PHOTOGRAPHS]:
+        for folder in sorted(source.iterdir())[: len(PHOTOGRAPHS)]:
             (tmp_path / "imagenet" / split / folder.name).symlink_to(folder)
     return tmp_path / "imagenet"

@@ -37,9 +37,10 @@ def generator(seed=0):
 
 
 @pytest.fixture(scope="module")
-def photographs(shared):
-    """uint8 (200, 3, 32, 32), two a class."""
-    paths = sorted((shared / "data/cifar100_sample/train").glob("*/*.png"))[::5][:200]
+def photographs(samples):
+    """uint8 (200, 3, 32, 32), of every class."""
+    paths = sorted((samples / "cifar100_sample/train").glob("*/*.png"))
+    paths = paths[:: len(paths) // 200][:200]
     images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 

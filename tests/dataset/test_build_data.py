@@ -1,29 +1,36 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from yacs.config import CfgNode
 
 import mdistiller.dataset
-from mdistiller.dataset import available_memory, build_data
+from mdistiller.dataset import DATASETS, available_memory, build_data, fill_defaults
+from mdistiller.dataset.synthetic import draw_synthetic
 from mdistiller.errors import UserError
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
-def config(**dataset):
+def config(batch_size=64, **dataset):
+    """A filled config that cannot be changed any more."""
     synthetic = {"TRAIN_IMAGES": 90, "TEST_IMAGES": 50, "SEED": 0}
     defaults = {
         "TYPE": "synthetic",
         "NUM_CLASSES": 0,
         "NUM_WORKERS": 0,
-        "ROOT": "data",
-        "IMAGE_SIZE": 32,
+        "ROOT": "",
+        "IMAGE_SIZE": 0,
         "AUGMENT": "weak+strong",
-        "MEAN": MEAN,
-        "STD": STD,
+        "MEAN": (),
+        "STD": (),
         "TEST": {"BATCH_SIZE": 20},
         "SYNTHETIC": synthetic,
     }
-    return CfgNode({"DATASET": {**defaults, **dataset}, "SOLVER": {"BATCH_SIZE": 64}})
+    cfg = CfgNode({"DATASET": {**defaults, **dataset}, "SOLVER": {"BATCH_SIZE": batch_size}})
+    fill_defaults(cfg.DATASET)
+    cfg.freeze()
+    return cfg
 
 
 def test_both_loaders_follow_the_config():
@@ -52,24 +59,37 @@ def test_only_the_splits_asked_for_are_built(split):
     assert data.num_classes == 36
 
 
-def test_a_folder_is_read_at_the_size_asked_for(shared):
-    data = build_data(config(TYPE="folder", ROOT=str(shared / "data/cifar100_sample"), IMAGE_SIZE=16), "cpu", seed=0)
-    assert data.image_size == 16 and data.num_classes == 100
+@pytest.mark.parametrize("kind", DATASETS)
+def test_empty_keys_get_the_values_of_the_type_and_others_stay(kind):
+    source, other = DATASETS[kind], {"ROOT": "here", "IMAGE_SIZE": 48, "MEAN": (0.1, 0.2, 0.3), "STD": (0.4, 0.5, 0.6)}
+    filled = config(TYPE=kind).DATASET
+    assert (filled.ROOT, filled.IMAGE_SIZE, filled.MEAN, filled.STD) == (
+        source.root,
+        source.image_size,
+        source.mean,
+        source.std,
+    )
+    assert other.items() <= config(TYPE=kind, **other).DATASET.items()
+
+
+def test_a_folder_is_read_at_the_size_asked_for(samples):
+    data = build_data(config(TYPE="folder", ROOT=str(samples / "cifar100_sample"), IMAGE_SIZE=16), "cpu", seed=0)
+    assert data.image_size == 16 and data.classes == sorted(p.name for p in samples.glob("cifar100_sample/train/*"))
     assert next(iter(data.test))["image"].shape == (20, 3, 16, 16)
 
 
-def test_a_folder_whose_splits_differ_is_refused(tmp_path, shared):
-    sample = shared / "data/cifar100_sample"
+def test_a_folder_whose_splits_differ_is_refused(tmp_path, drawn_samples):
+    sample = drawn_samples / "cifar100_sample"
     (tmp_path / "train").symlink_to(sample / "train")
     (tmp_path / "test").mkdir()
     (tmp_path / "test/apple").symlink_to(sample / "test/apple")
-    with pytest.raises(UserError, match="100 classes in train and 1 in test"):
+    with pytest.raises(UserError, match="5 classes in train and 1 in test"):
         build_data(config(TYPE="folder", ROOT=str(tmp_path)), "cpu", seed=0)
 
 
 def test_an_unknown_type_is_refused():
     with pytest.raises(UserError, match=r"'mnist'.*cifar100, imagenet, tiny_imagenet, folder, synthetic"):
-        build_data(config(TYPE="mnist"), "cpu", seed=0)
+        config(TYPE="mnist")
 
 
 def test_an_unknown_augmentation_is_refused():
@@ -77,9 +97,9 @@ def test_an_unknown_augmentation_is_refused():
         build_data(config(AUGMENT="heavy"), "cpu", seed=0)
 
 
-def test_a_set_that_does_not_fit_is_read_from_its_files_and_says_so(shared, monkeypatch):
-    sample = config(TYPE="folder", ROOT=str(shared / "data/cifar100_sample"), AUGMENT="two-view")
-    sample.SOLVER.BATCH_SIZE = 2000  # one batch: the loaders draw for a batch, or for a chunk of them, at a time
+def test_a_set_that_does_not_fit_is_read_from_its_files_and_says_so(samples, monkeypatch):
+    # One batch: the loaders draw for a batch, or for a chunk of them, at a time.
+    sample = config(2000, TYPE="folder", ROOT=str(samples / "cifar100_sample"), AUGMENT="two-view")
     held = build_data(sample, "cpu", seed=0)
     monkeypatch.setattr(mdistiller.dataset, "available_memory", lambda device: 2**20)
     streamed = build_data(sample, "cpu", seed=0)
@@ -87,6 +107,43 @@ def test_a_set_that_does_not_fit_is_read_from_its_files_and_says_so(shared, monk
     for split in ("train", "test"):
         expected, got = (next(iter(getattr(data, split))) for data in (held, streamed))
         assert expected.keys() == got.keys() and all(torch.equal(expected[key], got[key]) for key in got)
+
+
+def cifar100_of(image_set, monkeypatch):
+    monkeypatch.setattr(mdistiller.dataset, "read_cifar100", lambda root, split: image_set)
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "cifar100"])
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_set_in_memory_is_brought_to_the_size_asked_for_as_by_pil(kind, size, monkeypatch):
+    drawn = draw_synthetic(50, 0, "test")
+    cifar100_of(drawn, monkeypatch)
+    data = build_data(config(TYPE=kind, IMAGE_SIZE=size, MEAN=(0.0,) * 3, STD=(1.0,) * 3), "cpu", seed=0)
+    assert data.image_size == size
+    pictures = [Image.fromarray(image) for image in drawn.images.permute(0, 2, 3, 1).numpy()]
+    pictures = [picture.resize((size, size), Image.Resampling.BILINEAR) for picture in pictures]
+    expected = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    images = torch.cat([batch["image"] for batch in data.test])
+    assert torch.equal(images.mul(255).round().byte(), expected)
+    assert next(iter(data.train))["image"].shape == (64, 3, size, size)
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "cifar100"])
+def test_a_set_of_the_size_asked_for_is_left_as_it_is_and_always_fits(kind, monkeypatch):
+    drawn = draw_synthetic(50, 0, "test")
+    cifar100_of(drawn, monkeypatch)
+    monkeypatch.setattr(mdistiller.dataset, "available_memory", lambda device: 0)
+    data = build_data(config(TYPE=kind), "cpu", seed=0, splits=("test",))
+    assert torch.equal(data.test.image_set.images, drawn.images)
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "cifar100"])
+def test_a_size_at_which_a_set_does_not_fit_is_refused(kind, monkeypatch):
+    cifar100_of(draw_synthetic(50, 0, "test"), monkeypatch)
+    monkeypatch.setattr(mdistiller.dataset, "available_memory", lambda device: 2**30)
+    with pytest.raises(UserError, match=r"DATASET\.IMAGE_SIZE 2048: .*0\.6 GiB.*50% of the 1\.0 GiB") as error:
+        build_data(config(TYPE=kind, IMAGE_SIZE=2048), "cpu", seed=0, splits=("test",))
+    assert "\n" not in str(error.value)
 
 
 def test_memory_that_a_set_may_take_is_known():

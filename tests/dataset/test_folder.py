@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mdistiller.dataset.folder import check_same_classes, read_folder
 from mdistiller.errors import UserError
@@ -38,13 +38,21 @@ def test_reads_the_cifar_sample(shared, split, count):
     assert len(data.classes) == 100 and data.targets.unique().tolist() == list(range(100))
 
 
-def test_an_image_of_the_right_size_is_read_unchanged(shared):
-    sample = shared / "data/cifar100_sample"
+def test_an_image_of_the_right_size_is_read_unchanged(samples):
+    sample = samples / "cifar100_sample"
     data = read_folder(sample, "test")
     path = sorted((sample / "test" / data.classes[0]).iterdir())[0]
     with Image.open(path) as image:
         pixel = image.convert("RGB").getpixel((3, 20))
     assert data.images[0, :, 20, 3].tolist() == list(pixel)
+
+
+def test_photographs_of_any_size_mode_and_format_are_scaled_and_cropped_as_by_pil(photographs):
+    data = read_folder(photographs, "train", image_size=48)
+    for image, path in zip(data.images, sorted(photographs.glob("train/*/*")), strict=True):
+        with Image.open(path) as file:
+            expected = ImageOps.fit(file.convert("RGB"), (48, 48), Image.Resampling.BILINEAR)
+        assert np.array_equal(image.permute(1, 2, 0), expected)
 
 
 def test_classes_and_files_come_in_sorted_order(tmp_path):
@@ -127,9 +135,9 @@ def test_a_file_that_is_not_an_image_is_named(root, content):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
-def test_a_truncated_image_is_named(root, suffix, shared):
+def test_a_truncated_image_is_named(root, suffix, samples):
     path = root / f"train/dog/3.{suffix}"
-    with Image.open(next((shared / "data/cifar100_sample/test").glob("*/*.png"))) as image:
+    with Image.open(next((samples / "cifar100_sample/test").glob("*/*.png"))) as image:
         image.save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert f"cannot read image {path}" in message(root)

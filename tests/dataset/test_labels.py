@@ -1,12 +1,12 @@
 """Flat folders of validation images, as ImageNet and Tiny-ImageNet publish them."""
 
-import numpy as np
+import hashlib
+
 import pytest
-import scipy.io
 from PIL import Image
 
 from mdistiller.dataset.folder import find_images
-from mdistiller.dataset.labels import read_synsets
+from mdistiller.dataset.wnids import ILSVRC_WNIDS, IMAGENET_WNIDS
 from mdistiller.errors import UserError
 
 WNIDS = ["n01440764", "n01530575", "n02119789"]
@@ -17,26 +17,6 @@ IMAGES = [f"ILSVRC2012_val_0000000{number}.JPEG" for number in (1, 2, 3, 4)]
 def save(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8)).save(path)
-
-
-def write_meta(path, numbers):
-    """A devkit's meta.mat: WordNet ids by ILSVRC number, with the fields of the real one."""
-    fields = (
-        "ILSVRC2012_ID",
-        "WNID",
-        "words",
-        "gloss",
-        "num_children",
-        "children",
-        "wordnet_height",
-        "num_train_images",
-    )
-    synsets = np.empty((len(numbers), 1), [(field, object) for field in fields])
-    for row, (number, wnid) in enumerate(numbers.items()):
-        children = np.arange(row, dtype=np.uint16).reshape(1, -1)
-        synsets[row, 0] = (number, wnid, "tench, Tinca tinca", "freshwater fish", 0, children, 0, 1300)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scipy.io.savemat(path, {"synsets": synsets}, do_compression=True)
 
 
 @pytest.fixture
@@ -76,21 +56,60 @@ def test_images_may_lie_in_a_subfolder_as_in_tiny_imagenet(root):
     assert labels_of(root) == (IMAGES, LABELS)
 
 
+def write_ground_truth(root, *lines, place="."):
+    (root / place).mkdir(parents=True, exist_ok=True)
+    (root / place / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{line}\n" for line in lines))
+
+
+def ilsvrc_number(wnid):
+    return ILSVRC_WNIDS.index(wnid) + 1
+
+
+def test_the_tables_of_classes_are_ilsvrcs():
+    assert ILSVRC_WNIDS[:3] == ["n02119789", "n02100735", "n02110185"]  # kit fox, English setter, Siberian husky
+    assert ILSVRC_WNIDS[-2:] == ["n07831146", "n03255030"]  # carbonara, dumbbell
+    # The first validation images show a sea snake, an alp, a Shetland sheepdog and a soup bowl.
+    assert [ILSVRC_WNIDS.index(wnid) + 1 for wnid in ("n01751748", "n09193705", "n02105855", "n04263257")] == [
+        490,
+        361,
+        171,
+        822,
+    ]
+    digests = [hashlib.sha256(" ".join(wnids).encode()).hexdigest()[:16] for wnids in (ILSVRC_WNIDS, IMAGENET_WNIDS)]
+    assert digests == ["4ea5082abdf28e98", "791ce0333040dd24"]
+
+
 @pytest.mark.parametrize("place", ["val", ".", "ILSVRC2012_devkit_t12/data", "data"])
-def test_the_devkits_numbers_are_read_by_its_own_table(root, place):
-    numbers = {1: WNIDS[2], 2: "n09999999", 3: WNIDS[1], 500: WNIDS[0]}
-    write_meta(root / place / "meta.mat", numbers)
-    (root / place / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n500\n3\n500\n")
+def test_the_devkits_numbers_are_ilsvrcs_for_a_part_of_imagenet(root, place):
+    write_ground_truth(root, *map(ilsvrc_number, LABELS), place=place)
     assert labels_of(root) == (IMAGES, LABELS)
+    assert ilsvrc_number(WNIDS[2]) == 1
 
 
-def test_without_the_table_numbers_count_the_class_folders(root):
-    (root / "ILSVRC2012_validation_ground_truth.txt").write_text("3\n1\n2\n1\n")
+def test_numbers_are_ilsvrcs_for_the_whole_imagenet(root):
+    for wnid in IMAGENET_WNIDS:
+        (root / "train" / wnid).mkdir(exist_ok=True)
+    write_ground_truth(root, 1, 2, 999, 1000)
+    assert labels_of(root)[1] == ["n02119789", "n02100735", "n07831146", "n03255030"]
+
+
+def test_without_training_images_numbers_are_ilsvrcs(root):
+    (root / "train").rename(root / "elsewhere")
+    write_ground_truth(root, *map(ilsvrc_number, LABELS))
     assert labels_of(root) == (IMAGES, LABELS)
+    assert find_images(root, "test").classes == WNIDS
+
+
+@pytest.mark.parametrize("name", ["n09999999", "cat"])
+def test_with_other_training_classes_numbers_count_their_folders(root, name):
+    (root / "train" / WNIDS[2]).rename(root / "train" / name)
+    write_ground_truth(root, 1, 2, 3, 1)
+    classes = sorted([*WNIDS[:2], name])
+    assert labels_of(root) == (IMAGES, [classes[0], classes[1], classes[2], classes[0]])
 
 
 def test_wordnet_ids_may_stand_in_for_numbers(root):
-    (root / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(LABELS))
+    write_ground_truth(root, *LABELS)
     assert labels_of(root) == (IMAGES, LABELS)
 
 
@@ -154,32 +173,23 @@ def test_a_test_folder_without_labels_gives_way_to_val(root, place):
 
 
 def test_too_few_ground_truths_are_counted(root):
-    (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n")
+    write_ground_truth(root, 1, 2)
     assert "has 2 labels for 4 images" in message(root)
 
 
-def test_a_number_beyond_the_classes_asks_for_the_table(root):
-    (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n490\n")
-    text = message(root)
-    assert "490" in text and "meta.mat" in text
+@pytest.mark.parametrize("number", [0, 1001])
+def test_a_number_that_is_none_of_ilsvrcs_is_named(root, number):
+    write_ground_truth(root, 1, 1, 1, number)
+    assert f"has the class {number}, expected 1 to 1000, ILSVRC's numbers" in message(root)
 
 
-def test_numbers_of_the_whole_imagenet_are_never_guessed(root):
-    for number in range(1000):
-        (root / f"train/n{number:08d}").mkdir(exist_ok=True)
-    (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n4\n")
-    assert "meta.mat" in message(root)
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_number_beyond_other_classes_is_named(root, number):
+    (root / "train" / WNIDS[2]).rename(root / "train/cat")
+    write_ground_truth(root, 1, 1, 1, number)
+    assert f"has the class {number}, expected 1 to 3, the training classes" in message(root)
 
 
-@pytest.mark.parametrize("content", [b"", b"no table", bytes(300)])
-def test_a_damaged_table_is_named(tmp_path, content):
-    (tmp_path / "meta.mat").write_bytes(content)
-    with pytest.raises(UserError, match=r"meta\.mat"):
-        read_synsets(tmp_path / "meta.mat")
-
-
-def test_a_cut_table_is_named(tmp_path):
-    write_meta(tmp_path / "meta.mat", dict(enumerate(WNIDS, 1)))
-    (tmp_path / "cut.mat").write_bytes((tmp_path / "meta.mat").read_bytes()[:300])
-    with pytest.raises(UserError, match=r"cut\.mat"):
-        read_synsets(tmp_path / "cut.mat")
+def test_a_number_whose_class_has_no_training_images_is_named(root):
+    write_ground_truth(root, 1, 1, 1, 2)
+    assert "has the class 2, by ILSVRC's numbers n02100735, which the training images lack" in message(root)
