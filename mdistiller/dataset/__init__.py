@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -150,7 +151,8 @@ def build_data(
     sets, note = _find(dataset, splits, device)
     sets = {split: image_set.to(device) for split, image_set in sets.items()}
     statistics = tuple(dataset.MEAN), tuple(dataset.STD)
-    train = test = None
+    train: Any = None
+    test: Any = None
     if "train" in sets:
         options = {"augment": dataset.AUGMENT, "shuffle": True, "generator": torch.Generator().manual_seed(seed)}
         train = _loader(sets["train"], cfg.SOLVER.BATCH_SIZE, *statistics, dataset, memory_format, **options)

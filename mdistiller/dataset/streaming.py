@@ -114,7 +114,8 @@ class _Plan:
             yield from ((entries, None) for entries in order.split(loader.batch_size))
             return
         # Workers read ahead, by how much depends on their number; the loader's generator must not move with them.
-        generator = torch.Generator().manual_seed(torch.randint(2**62, (), generator=loader.generator).item())
+        seed = int(torch.randint(2**62, (), generator=loader.generator))
+        generator = torch.Generator().manual_seed(seed)
         views = 2 if loader.augment == "two-view" else 1
         for entries in order.split(loader.batch_size):
             yield entries, torch.rand(views, len(entries), DRAWS, dtype=torch.float64, generator=generator)

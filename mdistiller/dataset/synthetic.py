@@ -79,7 +79,7 @@ def _paint(canvas, kinds, rng, radius, offset):
     count = len(canvas)
     shape, colour, texture = (kinds[:, column].reshape(-1, 1, 1) for column in range(3))
     x, y = _grid()
-    size, angle = _uniform(rng, *radius, count), _uniform(rng, -TILT, TILT, count)
+    size, angle = _uniform(rng, radius[0], radius[1], count), _uniform(rng, -TILT, TILT, count)
     x, y = x - _uniform(rng, -offset, offset, count), y - _uniform(rng, -offset, offset, count)
     u = (np.cos(angle) * x + np.sin(angle) * y) / size
     v = (np.cos(angle) * y - np.sin(angle) * x) / size

@@ -1,11 +1,11 @@
 """Part `losses`: forward and backward of the losses that cost most, against their published forms."""
 
 import torch
-from tests.distillers.references import angle_loss_reference, direction_loss_reference, nst_loss_reference
 
 from mdistiller.distillers.NST import nst_loss
 from mdistiller.distillers.RKD import angle_loss, distance_loss
 from mdistiller.distillers.SKD import direction_loss
+from tests.distillers.references import angle_loss_reference, direction_loss_reference, nst_loss_reference
 
 from ..memory import extra_memory, memory_note
 from ..report import Report, Row
