@@ -13,7 +13,7 @@ from mdistiller.dataset.cifar100 import read_cifar100
 from mdistiller.dataset.folder import check_same_classes, find_images, read_images
 from mdistiller.dataset.images import ImageFiles, ImageSet, resize_images
 from mdistiller.dataset.loaders import AUGMENTATIONS, BatchSource, Loader
-from mdistiller.dataset.streaming import FileLoader, lost_worker
+from mdistiller.dataset.streaming import FileLoader
 from mdistiller.dataset.synthetic import draw_synthetic
 from mdistiller.dataset.wnids import IMAGENET_WNIDS
 from mdistiller.errors import UserError, nearest
@@ -29,7 +29,6 @@ __all__ = [
     "Source",
     "build_data",
     "fill_defaults",
-    "lost_worker",
 ]
 
 CIFAR100_STATISTICS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)

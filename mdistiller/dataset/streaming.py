@@ -7,7 +7,6 @@ draws nothing: it is sent the random numbers of its batch, so that their number 
 import functools
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,7 +25,6 @@ CROP_ATTEMPTS = 10
 DRAWS = 2 * CROP_ATTEMPTS + 3  # area and ratio an attempt, top, left, mirrored
 RESIZE_OVER_CROP = 256 / 224  # of the evaluation transform
 BATCHES_AHEAD = 2  # that each worker prepares
-LOST_WORKER = re.compile(r"DataLoader worker .*(is killed by signal|exited unexpectedly)|unable to .* shared memory")
 
 
 class FileLoader(BatchSource):
@@ -75,19 +73,6 @@ class FileLoader(BatchSource):
 
     def _crop(self, images):
         return super()._crop(images) if self.small else images  # workers have cropped them
-
-
-def lost_worker(error: BaseException) -> UserError | None:
-    """The `UserError` that says what the RuntimeError `error` of a killed worker means; None for another error.
-
-    PyTorch raises it when the process dies, in whatever the main thread happens to be doing.
-    """
-    if not LOST_WORKER.search(str(error)):
-        return None
-    return UserError(
-        "a process that decodes images was killed, by lack of memory or of shared memory (/dev/shm; a container's "
-        "--shm-size); type DATASET.NUM_WORKERS 0, or fewer workers, or give it more"
-    )
 
 
 def available_cores() -> int:

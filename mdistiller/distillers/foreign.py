@@ -21,7 +21,7 @@ class ForeignDistiller(Distiller):
 
     They call `.view` on feature maps, which must be contiguous then; they may change their teacher, read sections of
     their own from the config, probe shapes at a section's INPUT_SIZE, take `num_data` or not, name in `forward_train`
-    only the keywords that they use, and return losses that are not reduced.
+    only the keywords that they use, list their own parameters, and return losses that are not reduced.
     """
 
     teacher_is_constant = False
@@ -48,6 +48,11 @@ class ForeignDistiller(Distiller):
         logits, losses = self.forward_train(**{k: v for k, v in kwargs.items() if takes is None or k in takes})
         return logits, {name: loss.mean() for name, loss in losses.items()}
 
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """None for a file that lists its parameters itself, on top of the student's, as MDistiller's do."""
+        lists_its_own = type(self).get_learnable_parameters is not Distiller.get_learnable_parameters
+        return [] if lists_its_own else super().extra_parameters()
+
     @functools.cached_property
     def keywords(self) -> set[str] | None:
         """Names of the arguments of `forward_train`, or None where it takes any."""
@@ -61,7 +66,7 @@ def with_input_size(cfg: Any) -> Any:
     cfg = cfg.clone()
     cfg.defrost()
     for section in cfg.values():
-        if "INPUT_SIZE" in section and cfg.DATASET.IMAGE_SIZE:
+        if isinstance(section, dict) and "INPUT_SIZE" in section and cfg.DATASET.IMAGE_SIZE:
             section.INPUT_SIZE = (cfg.DATASET.IMAGE_SIZE, cfg.DATASET.IMAGE_SIZE)
     return cfg
 

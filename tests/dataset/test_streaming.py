@@ -1,7 +1,5 @@
 """Batches decoded from files: equal to PIL and torchvision, and the same whatever the number of workers."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from mdistiller.dataset.streaming import (
     FileLoader,
     centre_crop,
     decode,
-    lost_worker,
     random_crop_box,
     random_resized_crop,
 )
@@ -202,19 +199,6 @@ def test_a_file_that_vanished_is_named(photographs, tmp_path):
     (tmp_path / "train/cat/1.JPEG").unlink()
     with pytest.raises(UserError, match=r"1\.JPEG"):
         epoch_of(loader)
-
-
-def test_a_killed_worker_is_one_line(photographs):
-    with pytest.raises(RuntimeError) as error:
-        for _ in (loader := make_loader(photographs, "weak", workers=2, batch_size=1)):
-            for worker in loader._decoded._iterator._workers:
-                worker.kill()
-    assert re.search(r"was killed.*DATASET.NUM_WORKERS 0", str(lost_worker(error.value)))
-
-
-@pytest.mark.parametrize("message", ["shapes do not fit", "Caught RuntimeError in DataLoader worker process 0."])
-def test_other_errors_are_no_lost_worker(message):
-    assert lost_worker(RuntimeError(message)) is None
 
 
 def test_an_image_smaller_than_the_crop_is_enlarged(tmp_path):

@@ -167,3 +167,32 @@ def test_file_that_does_not_import_says_why(tmp_path, cfg):
     path.write_text("import no_such_package\n")
     with pytest.raises(UserError, match="does not import: ModuleNotFoundError: No module named 'no_such_package'"):
         build(f"{path}:Broken", cfg)
+
+
+OWN_MODULE = """
+import torch
+from torch import nn
+
+from ._base import Distiller
+
+
+class Scaled(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+        self.scale = nn.Linear(1, 1)
+        self.judge = nn.Linear(2, 2)
+"""
+
+
+@pytest.mark.parametrize("lists_its_own", [True, False])
+def test_a_file_s_parameters_are_those_it_lists_or_else_all_its_own(tmp_path, cfg, lists_its_own):
+    listing = """
+    def get_learnable_parameters(self):
+        return super().get_learnable_parameters() + list(self.scale.parameters())
+"""
+    path = tmp_path / f"scaled_{lists_its_own}.py"
+    path.write_text(OWN_MODULE + listing * lists_its_own)
+    networks = [build_model("cifar100", "resnet8", 10) for _ in range(2)]
+    distiller = build_distiller(f"{path}:Scaled", *networks, cfg)
+    own = [*distiller.scale.parameters(), *(() if lists_its_own else distiller.judge.parameters())]
+    assert list(map(id, distiller.get_learnable_parameters())) == list(map(id, [*networks[0].parameters(), *own]))

@@ -32,10 +32,11 @@ def save_teacher(path, num_classes, name="resnet14"):
 
 @pytest.fixture(scope="session")
 def synthetic_classes():
-    from mdistiller.dataset import build_data
+    from mdistiller.dataset import build_data, fill_defaults
 
     cfg = CFG.clone()
     cfg.DATASET.TYPE, cfg.DATASET.SYNTHETIC.TEST_IMAGES = "synthetic", 1
+    fill_defaults(cfg.DATASET)
     return build_data(cfg, torch.device("cpu"), 0, splits=("test",)).num_classes
 
 

@@ -1,0 +1,54 @@
+"""What the errors of libraries become: one line where their meaning is known, themselves where it is not."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mdistiller.dataset.folder import find_images
+from mdistiller.dataset.streaming import FileLoader
+from mdistiller.engine.failures import explain, explained
+from mdistiller.engine.metrics import Meter
+from mdistiller.errors import UserError
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    files, solver = SimpleNamespace(last=tmp_path / "last.pth"), SimpleNamespace(BATCH_SIZE=7)
+    cfg = SimpleNamespace(SOLVER=solver)
+    return SimpleNamespace(epoch=3, files=files, cfg=cfg, meter=Meter(), distiller=torch.nn.Identity())
+
+
+def test_a_killed_worker_is_one_line(photographs):
+    options = {"augment": "weak", "shuffle": True, "workers": 2}
+    loader = FileLoader(find_images(photographs, "train"), 1, (0, 0, 0), (1, 1, 1), 48, **options)
+    with pytest.raises(RuntimeError) as error:
+        for _ in loader:
+            for worker in loader._decoded._iterator._workers:
+                worker.kill()
+    assert re.search(r"was killed.*DATASET.NUM_WORKERS 0", str(explain(error.value)))
+
+
+@pytest.mark.parametrize("message", ["shapes do not fit", "Caught RuntimeError in DataLoader worker process 0."])
+def test_other_errors_are_not_explained(message, trainer):
+    assert explain(RuntimeError(message)) is None
+    with pytest.raises(RuntimeError, match=message), explained(trainer):
+        raise RuntimeError(message)
+
+
+def test_a_batch_of_one_value_a_channel_names_the_batch_size(trainer):
+    norm = torch.nn.BatchNorm2d(3)
+    with pytest.raises(UserError, match=r"batch norm.*another SOLVER\.BATCH_SIZE than 7"), explained(trainer):
+        norm(torch.ones(1, 3, 1, 1))
+
+
+def test_a_matrix_that_cannot_be_factored_is_put_down_to_the_loss_that_failed_first(trainer):
+    trainer.meter.update({"loss_kd": torch.tensor(torch.nan)}, torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"loss_kd is not finite in epoch 3.*epoch 2 is kept in"), explained(trainer):
+        torch.linalg.cholesky(torch.zeros(2, 2))
+
+
+def test_a_matrix_that_cannot_be_factored_is_the_method_s_where_all_losses_were_finite(trainer):
+    with pytest.raises(UserError, match=r"a matrix of Identity is not finite in epoch 3"), explained(trainer):
+        torch.linalg.cholesky(torch.zeros(2, 2))
