@@ -21,10 +21,17 @@ class Check(NamedTuple):
 
 
 def require_all(checks: Mapping[str, Check], section: Any, name: str = "") -> None:
-    """Hold the values of `section`, called `name`, to `checks`, whose keys are dotted where sections are nested."""
+    """Hold the values of `section`, called `name`, to `checks`, whose keys are dotted where sections are nested.
+
+    Raises UserError for the first that is not good or is missing.
+    """
     for key, check in checks.items():
-        value = functools.reduce(lambda node, part: node[part], key.split("."), section)
-        check.require(f"{name}.{key}" if name else key, value)
+        full_key = f"{name}.{key}" if name else key
+        try:
+            value = functools.reduce(lambda node, part: node[part], key.split("."), section)
+        except KeyError:
+            raise UserError(f"{full_key} is missing; expected {check.expected}") from None
+        check.require(full_key, value)
 
 
 def is_count(value: Any) -> bool:

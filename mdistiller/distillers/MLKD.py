@@ -105,7 +105,8 @@ class MLKD(LogitDistiller):
         logits_weak, logits_strong = (self.student(view)[0] for view in views)
         with torch.no_grad():
             teacher_weak, teacher_strong = self.teacher(torch.cat(views))[0].chunk(2)
-        loss_ce = total(self.ce_weight * cross_entropy(logits, target) for logits in (logits_weak, logits_strong))
         weak = self.distillation_losses(*self.logits_to_compare(logits_weak, teacher_weak), target, **kwargs)
+        loss_ce = self.ce_weight * cross_entropy(logits_weak, target)
         strong = self.over_temperatures(kd_loss, *self.logits_to_compare(logits_strong, teacher_strong))
+        loss_ce = loss_ce + self.ce_weight * cross_entropy(logits_strong, target)
         return logits_weak, {"loss_ce": loss_ce, **weak, "loss_kd": weak["loss_kd"] + strong}

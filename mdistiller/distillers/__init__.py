@@ -80,6 +80,5 @@ def build_distiller(
     that keep a memory of them. Raises UserError for an unknown name, and for values of `cfg` that it cannot have.
     """
     method = find_method(name)
-    if method.checks:
-        require_all(method.checks, cfg[method.section()], method.section())
+    require_all(method.checks, cfg.get(method.section(), {}), method.section())
     return method.build(student, teacher, cfg, num_data)

@@ -149,6 +149,8 @@ def test_checks_of_a_file_hold(tmp_path, cfg):
     cfg.HINT.WARMUP = 0
     with pytest.raises(UserError, match=r"HINT\.WARMUP is 0; expected a positive whole number"):
         build(f"{path}:Hint", cfg)
+    with pytest.raises(UserError, match=r"HINT\.WARMUP is missing; expected a positive whole number"):
+        build(f"{path}:Hint", CFG.clone())
 
 
 def test_missing_file_is_a_user_error(tmp_path, cfg):
