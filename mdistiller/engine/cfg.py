@@ -135,7 +135,7 @@ def check(cfg: CN, method: type[Distiller]) -> None:
     """Raise UserError for values that no run can use."""
     require_all(CHECKS, cfg)
     for section, owner in {known.section(): known for known in (*DISTILLERS.values(), method)}.items():
-        require_all(owner.checks, cfg.get(section), section)
+        require_all(owner.checks, cfg.get(section, {}), section)
     if cfg.SOLVER.AMP == "fp16" and cfg.SOLVER.TRAINER in TWO_GRADIENTS:
         raise UserError("SOLVER.AMP fp16 scales one loss and SOLVER.TRAINER dot has two; type SOLVER.AMP bf16")
 

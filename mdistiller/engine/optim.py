@@ -1,7 +1,5 @@
 """Optimisers, which minimise a dict of losses, and the schedule of the learning rate."""
 
-import functools
-import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +7,7 @@ import torch
 from torch import nn
 from torch._functorch import config as functorch_config
 
+from mdistiller.distillers._common import total
 from mdistiller.errors import UserError
 
 TRAINERS = ("base", "crd", "dot", "crd_dot")  # MDistiller's names; each takes every method here
@@ -80,7 +79,7 @@ class Minimiser:
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
         """Leave the gradient of the sum of `losses`, and of nothing before, in the parameters."""
         self.optimizer.zero_grad()
-        loss = functools.reduce(operator.add, losses.values())
+        loss = total(losses.values())
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def step(self) -> None:
@@ -136,7 +135,7 @@ class TwoGradientMinimiser(Minimiser):
         self.optimizer.task_gradients = {p: p.grad for p in parameters if p.grad is not None}
         self.optimizer.zero_grad()
         if distillation := [loss for name, loss in losses.items() if name != TASK_LOSS]:
-            functools.reduce(operator.add, distillation).backward()
+            total(distillation).backward()
 
 
 def build_minimiser(

@@ -1,12 +1,12 @@
 """From a config to a trained student: builds the parts, runs the trainer."""
 
+import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 from yacs.config import CfgNode as CN
 
@@ -141,7 +141,7 @@ def describe_versions() -> dict[str, Any]:
             "mdistiller": mdistiller.__version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
+            "torchvision": importlib.metadata.version("torchvision"),
             "numpy": np.__version__,
         }
     }

@@ -6,8 +6,6 @@ import logging
 import sys
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from .runs import RunFiles
 from .weights import atomic_write
 
@@ -18,6 +16,8 @@ class RunLog:
     """Writes what a run reports: lines to the log and stdout, scalars to TensorBoard, a row an epoch to metrics.csv."""
 
     def __init__(self, files: RunFiles, config_text: str):
+        from torch.utils.tensorboard import SummaryWriter  # takes long to import, and only runs need it
+
         self.files = files
         self.columns: list[str] = []
         self.rows: list[dict[str, Any]] = []

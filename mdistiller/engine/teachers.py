@@ -5,7 +5,6 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
-from torchvision.models import get_model_weights
 
 from mdistiller.dataset import IMAGENET_WNIDS
 from mdistiller.errors import UserError
@@ -87,6 +86,8 @@ def fetch_pretrained(path: str | Path, name: str) -> None:
 
 
 def _url(name: str) -> str:
+    from torchvision.models import get_model_weights  # torchvision takes a second to import
+
     return get_model_weights(TORCHVISION_NAMES[name]).IMAGENET1K_V1.url
 
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 METHOD = '''
@@ -40,6 +42,7 @@ class Mse(LogitDistiller):
     def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
         return {"loss_kd": self.mse_weight * F.mse_loss(logits_student / self.scale, logits_teacher / self.scale)}
 '''
+ROW_TESTS = "test_each_method_has_its_row", "test_each_method_s_row_counts_its_extra_parameters"
 IMPORT = "import mdistiller.distillers"
 BUILD = """
 import json
@@ -111,6 +114,40 @@ def test_method_is_found_listed_configured_and_checked(project):
         "MSE.SCALE is 0.0; expected a number above 0",
         "MSE.LOSS.MSE_WEIGHT is 0.0; expected a number above 0",
     ]
+
+
+def test_method_is_listed_chosen_and_set_by_the_scripts(project):
+    script = "CIFAR-100/Utils/distillation_train.py"
+    assert "20     vgg19         MobileNetV2   Mse" in run(project, script, "--list").stdout.splitlines()
+    chosen = "--selected_distiller", "20", "MSE.SCALE", "3", "--print_cfg"
+    printed = yaml.safe_load(run(project, script, *chosen).stdout)
+    assert printed["DISTILLER"]["TYPE"] == "MSE" and printed["SOLVER"]["EPOCHS"] == 240
+    assert printed["MSE"] == {"SCALE": 3.0, "LOSS": {"CE_WEIGHT": 1.0, "MSE_WEIGHT": 0.5}}
+    bad = run(project, script, "--selected_distiller", "mse", "MSE.SCALE", "0")
+    assert (bad.returncode, bad.stderr) == (2, "error: MSE.SCALE is 0.0; expected a number above 0\n")
+    unknown = run(project, script, "--selected_distiller", "mse", "MSE.SCALES", "1")
+    assert unknown.returncode == 2 and "nearest: 'MSE.SCALE'" in unknown.stderr
+
+
+def test_method_without_an_index_is_listed_by_name(project):
+    add_method(project, "Mse", METHOD.replace("index = 20", ""))
+    script = "ImageNet/Utils/distillation_train.py"
+    assert run(project, script, "--list").stdout.splitlines()[-1] == "by name: distiller Mse"
+    chosen = run(project, script, "--selected_distiller", "Mse", "--print_cfg").stdout
+    assert yaml.safe_load(chosen)["DISTILLER"]["TYPE"] == "MSE"
+
+
+def test_method_is_seen_by_the_tests_of_every_method_and_of_the_readme(project):
+    shutil.copytree(PROJECT / "tests", project / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(PROJECT / name, project)
+    tests = "tests/distillers/test_pairs.py", "tests/engine/test_methods.py", "tests/test_readme.py"
+    result = run(project, "-m", "pytest", "-q", "-k", "Mse and not resnet or MSE and resnet56", *tests)
+    failed = re.findall(r"^FAILED (\S+)", result.stdout, re.MULTILINE)
+    assert failed == [f"tests/test_readme.py::{test}[Mse]" for test in ROW_TESTS], result.stdout
+    assert "README's table of methods lacks | Mse | nowhere 2026 | logits | none |" in result.stdout
+    passed = len(re.search(r"^[.F]+", result.stdout)[0].replace("F", ""))
+    assert passed == 7  # a step on every pair with resnet56, a run, its row in the table of indices
 
 
 def test_file_without_the_class_of_its_name_does_not_import(project):

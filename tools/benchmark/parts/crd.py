@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mdistiller.distillers.CRD import Sampler, memory_scores
+from mdistiller.distillers._sampler import Sampler
+from mdistiller.distillers.CRD import memory_scores
 
 from ..memory import extra_memory, memory_note
 from ..report import Report, Row
