@@ -11,11 +11,14 @@ from mdistiller.checks import ABOVE_ZERO
 from ._common import full_precision
 from ._logit import LogitDistiller
 
+EPSILON = 1e-8  # added to the product of the lengths, as released
+
 
 def pearson_distance(a: torch.Tensor, b: torch.Tensor, dim: int) -> torch.Tensor:
     """1 − Pearson's correlation of `a` and `b` along `dim`, mean over the other dimension; 1 where one is constant."""
     a, b = a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True)
-    return 1 - F.cosine_similarity(a, b, dim=dim, eps=1e-8).mean()
+    lengths = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    return 1 - ((a * b).sum(dim) / (lengths + EPSILON)).mean()
 
 
 @full_precision

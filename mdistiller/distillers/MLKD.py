@@ -1,18 +1,21 @@
 """Jin et al., Multi-Level Logit Distillation, CVPR 2023."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import Check, is_above_zero, list_of
+from mdistiller.checks import Check, is_above_zero, list_of, one_of
 from mdistiller.errors import UserError
 
+from ._base import Output
 from ._common import cross_entropy, full_precision, low_confidence_share, total
 from ._logit import LogitDistiller
 from .KD import kd_loss
+
+WEAK_AGAIN = (2.0, 6.0)  # temperatures at which the released sum of the strong view takes the weak view
 
 
 @full_precision
@@ -54,18 +57,24 @@ def confidence_shares(logits_teacher: torch.Tensor) -> tuple[torch.Tensor, torch
 class MLKD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + KD_WEIGHT · (instance + class + batch alignment), summed over TEMPERATURES.
 
+    Standardisation concerns the instance alignment alone, as in Logit Standardization's release: of standardised logits
+    the correlations nearly vanish.
+
     VIEWS 1: of each image as it comes, as in this project's scripts. VIEWS 2, as first published: of a weakly and a
     strongly augmented view of each image (DATASET.AUGMENT two-view); the strong one adds a cross-entropy and an
-    instance alignment that no share scales.
+    instance alignment that no share scales. FORM released: that alignment takes the weak view again at one temperature
+    2 and one temperature 6, which looks like a slip. FORM intended: the strong view at all temperatures.
     """
 
     defaults = {
         "VIEWS": 1,  # 2: a weak and a strong view of each image, with DATASET.AUGMENT two-view
+        "FORM": "released",  # released | intended, of two views
         "TEMPERATURES": [4.0, 3.0, 2.0],
         "LOSS": {"CE_WEIGHT": 0.5, "KD_WEIGHT": 0.5},
     }
     checks = {
         "VIEWS": Check(lambda value: value in (1, 2), "1 or 2"),
+        "FORM": one_of("released", "intended"),
         "TEMPERATURES": list_of(is_above_zero, 'numbers above 0 such as "[4,3,2]"'),
     }
     venue = "CVPR 2023"
@@ -74,27 +83,39 @@ class MLKD(LogitDistiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg, cfg.MLKD.LOSS.CE_WEIGHT)
         self.kd_weight = cfg.MLKD.LOSS.KD_WEIGHT
-        self.temperatures = cfg.MLKD.TEMPERATURES
+        self.temperatures = list(cfg.MLKD.TEMPERATURES)
         self.has_two_views = cfg.MLKD.VIEWS == 2
+        # Of the strong view's sum: the temperatures at which it takes the weak view again, and the others.
+        again = WEAK_AGAIN if cfg.MLKD.FORM == "released" else ()
+        self.weak_again = [temperature for temperature in again if temperature in self.temperatures]
+        self.strong_temperatures = list(self.temperatures)
+        for temperature in self.weak_again:
+            self.strong_temperatures.remove(temperature)
         if self.has_two_views and cfg.DATASET.AUGMENT != "two-view":
             raise UserError(f"MLKD.VIEWS 2 needs DATASET.AUGMENT two-view, not {cfg.DATASET.AUGMENT!r}")
 
-    def over_temperatures(
-        self, loss: Callable[..., torch.Tensor], logits_student: torch.Tensor, logits_teacher: torch.Tensor
+    def align(
+        self,
+        loss: Callable[..., torch.Tensor],
+        logits_student: torch.Tensor,
+        logits_teacher: torch.Tensor,
+        temperatures: Sequence[float],
     ) -> torch.Tensor:
-        """KD_WEIGHT · the sum over TEMPERATURES of `loss`, which takes logits (batch, classes) and a temperature."""
-        return self.kd_weight * total(loss(logits_student, logits_teacher, t) for t in self.temperatures)
+        """KD_WEIGHT · the sum over `temperatures` of `loss`, which takes logits (batch, classes) and a temperature."""
+        return self.kd_weight * total(loss(logits_student, logits_teacher, t) for t in temperatures)
 
-    def distillation_losses(
-        self, logits_student: torch.Tensor, logits_teacher: torch.Tensor, target: torch.Tensor, **kwargs: Any
-    ) -> dict[str, torch.Tensor]:
+    def losses_of_view(self, logits_student: torch.Tensor, logits_teacher: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The three alignments of one view by name, each scaled by its share. logits_*: (batch, classes)."""
         share_of_samples, share_of_classes = confidence_shares(logits_teacher)
-        logits = logits_student, logits_teacher
+        logits, compared = (logits_student, logits_teacher), self.logits_to_compare(logits_student, logits_teacher)
         return {
-            "loss_kd": share_of_samples * self.over_temperatures(kd_loss, *logits),
-            "loss_cc": share_of_classes * self.over_temperatures(class_correlation_loss, *logits),
-            "loss_bc": share_of_samples * self.over_temperatures(batch_correlation_loss, *logits),
+            "loss_kd": share_of_samples * self.align(kd_loss, *compared, self.temperatures),
+            "loss_cc": share_of_classes * self.align(class_correlation_loss, *logits, self.temperatures),
+            "loss_bc": share_of_samples * self.align(batch_correlation_loss, *logits, self.temperatures),
         }
+
+    def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
+        return self.losses_of_view(student.logits, teacher.logits)
 
     def forward_train(
         self, image: torch.Tensor, target: torch.Tensor, **kwargs: Any
@@ -105,8 +126,15 @@ class MLKD(LogitDistiller):
         logits_weak, logits_strong = (self.student(view)[0] for view in views)
         with torch.no_grad():
             teacher_weak, teacher_strong = self.teacher(torch.cat(views))[0].chunk(2)
-        weak = self.distillation_losses(*self.logits_to_compare(logits_weak, teacher_weak), target, **kwargs)
-        loss_ce = self.ce_weight * cross_entropy(logits_weak, target)
-        strong = self.over_temperatures(kd_loss, *self.logits_to_compare(logits_strong, teacher_strong))
-        loss_ce = loss_ce + self.ce_weight * cross_entropy(logits_strong, target)
-        return logits_weak, {"loss_ce": loss_ce, **weak, "loss_kd": weak["loss_kd"] + strong}
+        weak, strong = (
+            self.logits_to_compare(logits_weak, teacher_weak),
+            self.logits_to_compare(logits_strong, teacher_strong),
+        )
+        losses = {
+            "loss_ce": self.ce_weight * (cross_entropy(logits_weak, target) + cross_entropy(logits_strong, target)),
+            **self.losses_of_view(logits_weak, teacher_weak),
+        }
+        for logits, temperatures in (strong, self.strong_temperatures), (weak, self.weak_again):
+            if temperatures:
+                losses["loss_kd"] = losses["loss_kd"] + self.align(kd_loss, *logits, temperatures)
+        return logits_weak, losses

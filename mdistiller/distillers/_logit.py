@@ -8,17 +8,22 @@ from torch import nn
 from ._base import Distiller, Output
 from ._common import full_precision
 
+EPSILON = 1e-7  # of standardisation
+
 
 @full_precision
 def standardise(logits: torch.Tensor) -> torch.Tensor:
     """Logits (…, classes) minus their mean over the classes, over their standard deviation; the same shape.
 
-    The student then need not match the teacher's scale and shift of logits. Equal logits become zero.
-    Source: Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, algorithm 1.
+    The student then need not match the teacher's scale and shift of logits. Equal logits become zero. The deviation is
+    the unbiased one plus EPSILON, as released; the paper's algorithm 1 divides by the number of classes.
+    Source: Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024.
     """
     centred = logits - logits.mean(dim=-1, keepdim=True)
-    variance = centred.square().mean(dim=-1, keepdim=True)
-    return centred * variance.clamp_min(1e-14).rsqrt()
+    variance = centred.square().sum(dim=-1, keepdim=True) / max(logits.shape[-1] - 1, 1)
+    # The root of 0 would have an infinite slope.
+    deviation = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
+    return centred / (deviation + EPSILON)
 
 
 class LogitDistiller(Distiller):

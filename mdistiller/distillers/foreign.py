@@ -65,9 +65,10 @@ def with_input_size(cfg: Any) -> Any:
     """A copy of the config in which every section's INPUT_SIZE is that of the data."""
     cfg = cfg.clone()
     cfg.defrost()
+    side = cfg.DATASET.IMAGE_SIZE
     for section in cfg.values():
-        if isinstance(section, dict) and "INPUT_SIZE" in section and cfg.DATASET.IMAGE_SIZE:
-            section.INPUT_SIZE = (cfg.DATASET.IMAGE_SIZE, cfg.DATASET.IMAGE_SIZE)
+        if isinstance(section, dict) and "INPUT_SIZE" in section and side:
+            section["INPUT_SIZE"] = (side, side)
     return cfg
 
 

@@ -38,8 +38,9 @@ class DOT(torch.optim.Optimizer):
     """SGD with a momentum of its own for the task loss and for the distillation losses.
 
     v_ce ← (μ − Δ) v_ce + g_ce and v_kd ← (μ + Δ) v_kd + g_kd; θ ← θ − lr (v_ce + v_kd). `task_gradients` holds g_ce by
-    parameter, `grad` g_kd; weight decay belongs to the task.
-    Source: Zhao et al., DOT: A Distillation-Oriented Trainer, ICCV 2023.
+    parameter, `grad` g_kd; weight decay belongs to the task. A parameter that one loss alone reaches has that loss's
+    velocity alone, with momentum μ; where it is the distillation's, weight decay joins from its second step on, as
+    released. Source: Zhao et al., DOT: A Distillation-Oriented Trainer, ICCV 2023.
     """
 
     def __init__(
@@ -51,20 +52,19 @@ class DOT(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            task_momentum, kd_momentum = group["momentum"] - group["delta"], group["momentum"] + group["delta"]
+            momentum, decay = group["momentum"], group["weight_decay"]
             for p in group["params"]:
-                if p.grad is None and p not in self.task_gradients:
-                    continue
+                gradients = {"v_ce": self.task_gradients.get(p), "v_kd": p.grad}
+                reached = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+                delta = group["delta"] if len(reached) == 2 else 0.0
                 state = self.state[p]
-                if not state:
-                    state["v_ce"], state["v_kd"] = torch.zeros_like(p), torch.zeros_like(p)
-                state["v_ce"].mul_(task_momentum).add_(p, alpha=group["weight_decay"])
-                state["v_kd"].mul_(kd_momentum)
-                if p in self.task_gradients:
-                    state["v_ce"].add_(self.task_gradients[p])
-                if p.grad is not None:
-                    state["v_kd"].add_(p.grad)
-                p.sub_(state["v_ce"] + state["v_kd"], alpha=group["lr"])
+                for name, gradient in reached.items():
+                    is_first = name not in state
+                    velocity = state.setdefault(name, torch.zeros_like(p))
+                    velocity.mul_(momentum + (delta if name == "v_kd" else -delta)).add_(gradient)
+                    if name == "v_ce" or (len(reached) == 1 and not is_first):
+                        velocity.add_(p, alpha=decay)
+                    p.sub_(velocity, alpha=group["lr"])
 
 
 class Minimiser:

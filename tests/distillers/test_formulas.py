@@ -43,17 +43,25 @@ def softmax(row, temperature=1.0):
 
 
 def pearson(a, b):
+    """Pearson's correlation, 1e-8 added to the denominator as released."""
     mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
     covariance = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
     deviations = sum((x - mean_a) ** 2 for x in a), sum((y - mean_b) ** 2 for y in b)
-    return covariance / math.sqrt(deviations[0] * deviations[1])
+    return covariance / (math.sqrt(deviations[0]) * math.sqrt(deviations[1]) + 1e-8)
 
 
-def test_standardised_logits_have_the_papers_mean_and_deviation(student):
+def test_standardised_logits_have_no_mean_and_the_released_deviation(student):
     for row, result in zip(student.tolist(), standardise(student).tolist(), strict=True):
         mean = sum(row) / CLASSES
-        deviation = math.sqrt(sum((value - mean) ** 2 for value in row) / CLASSES)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in row) / (CLASSES - 1)) + 1e-7
         assert result == pytest.approx([(value - mean) / deviation for value in row], rel=1e-10)
+
+
+def test_equal_logits_are_standardised_to_zero_without_a_gradient():
+    logits = torch.full((2, 3), 4.0, dtype=torch.float64, requires_grad=True)
+    result = standardise(logits)
+    (gradient,) = torch.autograd.grad(result.square().sum(), logits)
+    assert not result.any() and not gradient.any()
 
 
 def test_standardise_gradient(student):
@@ -138,9 +146,10 @@ def kl(z_t, z_s, t):
     return sum(p * math.log(p / q) for p, q in zip(softmax(z_t, t), softmax(z_s, t), strict=True))
 
 
-def test_two_view_mlkd_equals_the_published_sum():
+def test_intended_two_view_mlkd_takes_the_strong_view_at_all_temperatures():
     cfg = CFG.clone()
     temperatures = [2.0, 3.0, 4.0, 5.0, 6.0]
+    cfg.MLKD.FORM = "intended"
     merge_pairs(cfg, ["DATASET.AUGMENT", "two-view", "MLKD.VIEWS", "2", "MLKD.TEMPERATURES", str(temperatures)])
     weak_s, strong_s, weak_t, strong_t = (random_logits(seed) for seed in range(4))
     distiller = build_distiller("MLKD", Views(weak_s, strong_s), Views(weak_t, strong_t), cfg).double().train()
@@ -160,6 +169,19 @@ def test_two_view_mlkd_equals_the_published_sum():
     expected = 0.5 * (share * instance(weak_s, weak_t) + instance(strong_s, strong_t))
     assert losses["loss_kd"].item() == pytest.approx(expected, rel=1e-8)
     assert torch.equal(logits, weak_s)
+
+
+@pytest.mark.parametrize("method", ["KD", "MLKD"])
+def test_standardisation_leaves_mlkd_s_correlations_as_they_are(method, student, teacher):
+    def losses(is_standardised):
+        cfg = CFG.clone()
+        cfg.DISTILLER.LOGIT_STANDARDIZATION = is_standardised
+        distiller = build_distiller(method, FixedLogits(student), FixedLogits(teacher), cfg).double().train()
+        return distiller(image=torch.zeros(BATCH), target=TARGET, epoch=1)[1]
+
+    plain, standardised = losses(False), losses(True)
+    assert standardised["loss_kd"] != pytest.approx(plain["loss_kd"].item(), rel=1e-3)
+    assert all(torch.equal(standardised[name], plain[name]) for name in plain if name != "loss_kd")
 
 
 def test_two_view_mlkd_needs_two_views():
