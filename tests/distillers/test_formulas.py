@@ -171,16 +171,15 @@ def test_intended_two_view_mlkd_takes_the_strong_view_at_all_temperatures():
     assert torch.equal(logits, weak_s)
 
 
-@pytest.mark.parametrize("method", ["KD", "MLKD"])
-def test_standardisation_leaves_mlkd_s_correlations_as_they_are(method, student, teacher):
+def test_standardisation_leaves_mlkd_s_correlations_as_they_are(student, teacher):
     def losses(is_standardised):
         cfg = CFG.clone()
         cfg.DISTILLER.LOGIT_STANDARDIZATION = is_standardised
-        distiller = build_distiller(method, FixedLogits(student), FixedLogits(teacher), cfg).double().train()
+        distiller = build_distiller("MLKD", FixedLogits(student), FixedLogits(teacher), cfg).double().train()
         return distiller(image=torch.zeros(BATCH), target=TARGET, epoch=1)[1]
 
     plain, standardised = losses(False), losses(True)
-    assert standardised["loss_kd"] != pytest.approx(plain["loss_kd"].item(), rel=1e-3)
+    assert standardised["loss_kd"].item() != pytest.approx(plain["loss_kd"].item(), rel=1e-3)
     assert all(torch.equal(standardised[name], plain[name]) for name in plain if name != "loss_kd")
 
 
