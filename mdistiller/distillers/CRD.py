@@ -108,22 +108,22 @@ class ContrastMemory(nn.Module):
 class CRD(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · the nce_loss of both networks' pooled features.
 
-    MODE: "exact", the positive is the image itself, or "relax", another of its class. FEAT.STUDENT_DIM and
-    FEAT.TEACHER_DIM are MDistiller's; the widths are read off the networks here. The trainer gives the labels of the
-    whole training set once, by `set_targets`; a batch that brings its own `contrastive_index`, rows of the training set
-    (batch, 1 + K) with the positive's first, needs none.
+    MODE: "exact", the positive is the image itself, or "relax", another of its class. The trainer gives the labels of
+    the whole training set once, by `set_targets`; a batch that brings its own `contrastive_index`, rows of the training
+    set (batch, 1 + K) with the positive's first, needs none.
     """
 
     defaults = {
         "MODE": "exact",  # exact | relax
         "FEAT": {
             "DIM": 128,
-            "STUDENT_DIM": 256,  # MDistiller's; read off the networks here
-            "TEACHER_DIM": 256,  # MDistiller's; read off the networks here
+            "STUDENT_DIM": 256,
+            "TEACHER_DIM": 256,
         },
         "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 0.8},
         "NCE": {"K": 16384, "MOMENTUM": 0.5, "TEMPERATURE": 0.07},
     }
+    ignored = dict.fromkeys(("FEAT.STUDENT_DIM", "FEAT.TEACHER_DIM"), "widths are read off the networks")
     checks = {
         "MODE": one_of("exact", "relax"),
         "FEAT.DIM": COUNT,

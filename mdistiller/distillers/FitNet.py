@@ -29,9 +29,10 @@ class FitNet(FeatureDistiller):
 
     defaults = {
         "HINT_LAYER": 2,
-        "INPUT_SIZE": (32, 32),  # MDistiller's
+        "INPUT_SIZE": (32, 32),
         "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 100.0},
     }
+    ignored = {"INPUT_SIZE": "it is DATASET.IMAGE_SIZE"}
     checks = {"HINT_LAYER": INDEX, "INPUT_SIZE": HEIGHT_AND_WIDTH}
     venue = "ICLR 2015"
     transfers = "one feature map"

@@ -80,6 +80,10 @@ class MLKD(LogitDistiller):
     venue = "CVPR 2023"
     transfers = "logits of images, class and batch correlations, at several temperatures"
 
+    @classmethod
+    def number_of_views(cls, cfg: Any) -> int:
+        return cfg.MLKD.VIEWS
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg, cfg.MLKD.LOSS.CE_WEIGHT)
         self.kd_weight = cfg.MLKD.LOSS.KD_WEIGHT

@@ -84,7 +84,6 @@ class ReviewKD(Distiller):
         "CE_WEIGHT": 1.0,
         "REVIEWKD_WEIGHT": 1.0,
         "WARMUP_EPOCHS": 20,
-        # MDistiller's table of the pair; sizes and channels are read off the two networks here
         "SHAPES": [1, 8, 16, 32],
         "OUT_SHAPES": [1, 8, 16, 32],
         "IN_CHANNELS": [64, 128, 256, 256],
@@ -92,6 +91,9 @@ class ReviewKD(Distiller):
         "MAX_MID_CHANNEL": 512,
         "STU_PREACT": False,  # compare the student's maps before their ReLU
     }
+    ignored = dict.fromkeys(
+        ("SHAPES", "OUT_SHAPES", "IN_CHANNELS", "OUT_CHANNELS"), "sizes and channels are read off the networks"
+    )
     checks = {"MAX_MID_CHANNEL": COUNT}
     venue = "CVPR 2021"
     transfers = "feature maps, each fused with the deeper ones"

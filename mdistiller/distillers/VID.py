@@ -40,15 +40,15 @@ class VID(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · vid_loss, summed over the stages.
 
     The variances start at INIT_PRED_VAR and are learnt, as in the paper; the released code never optimises them.
-    INPUT_SIZE is MDistiller's; the channels do not depend on it.
     """
 
     defaults = {
         "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},
         "EPS": 1e-5,
         "INIT_PRED_VAR": 5.0,
-        "INPUT_SIZE": (32, 32),  # MDistiller's; channels are read off the networks here
+        "INPUT_SIZE": (32, 32),
     }
+    ignored = {"INPUT_SIZE": "channels are read off the networks"}
     checks = {
         "EPS": ABOVE_ZERO,
         "INIT_PRED_VAR": Check(lambda value: 1e-3 < value < math.inf, "a number above 0.001"),

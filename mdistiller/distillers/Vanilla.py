@@ -11,6 +11,8 @@ from ._base import Distiller, Output
 class Vanilla(Distiller):
     """Cross-entropy on the labels, no teacher."""
 
+    needs_teacher = False
+
     def __init__(self, student: nn.Module):
         super().__init__(student, None)
 

@@ -38,9 +38,15 @@ class Distiller(nn.Module):
     # Where the paper appeared, and what the method transfers: its row in the README.
     venue: ClassVar[str] = ""
     transfers: ClassVar[str] = ""
+    # Keys of the section that are MDistiller's and do nothing here, by the key within the section, and why.
+    ignored: ClassVar[Mapping[str, str]] = {}
     # The method's number on both benchmarks, after the published ones; None: it is chosen by name alone.
     index: ClassVar[int | None] = None
 
+    # Whether DISTILLER.LOGIT_STANDARDIZATION means something: the method compares logits.
+    compares_logits: ClassVar[bool] = False
+    # Whether there is a teacher to learn from.
+    needs_teacher: ClassVar[bool] = True
     # Whether the teacher stays as it is loaded, in eval mode: it may be folded, compiled as constants and not saved.
     teacher_is_constant: ClassVar[bool] = True
     # The layout of images and weights that the method's code takes.
@@ -63,6 +69,11 @@ class Distiller(nn.Module):
     def section(cls) -> str:
         """The name of the method's section in a config."""
         return cls.__name__.upper()
+
+    @classmethod
+    def number_of_views(cls, cfg: Any) -> int:
+        """How many views of each image the method takes, as `cfg` says: 1, or 2 with DATASET.AUGMENT two-view."""
+        return 1
 
     @classmethod
     def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Distiller":

@@ -32,6 +32,7 @@ class LogitDistiller(Distiller):
     DISTILLER.LOGIT_STANDARDIZATION standardises what these see; the cross-entropy sees the logits as they are.
     """
 
+    compares_logits = True
     teacher: nn.Module
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any, ce_weight: float):

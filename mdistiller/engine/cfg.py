@@ -34,8 +34,8 @@ from .values import coerce, load, number
 CFG = CN()
 
 CFG.EXPERIMENT = CN()
-CFG.EXPERIMENT.PROJECT = "distill"
-CFG.EXPERIMENT.NAME = ""
+CFG.EXPERIMENT.PROJECT = "distill"  # of Weights & Biases
+CFG.EXPERIMENT.NAME = ""  # NAME and TAG end the run's name, where they say something
 CFG.EXPERIMENT.TAG = "default"
 CFG.EXPERIMENT.SEED = 2021
 
@@ -80,10 +80,10 @@ CFG.SOLVER.DOT = CN()
 CFG.SOLVER.DOT.DELTA = 0.075
 
 CFG.LOG = CN()
-CFG.LOG.TENSORBOARD_FREQ = 500  # MDistiller's; scalars are written once an epoch here
-CFG.LOG.SAVE_CHECKPOINT_FREQ = 40  # MDistiller's; last.pth is written every epoch here
-CFG.LOG.PREFIX = "./output"  # MDistiller's; the scripts write beside themselves here
-CFG.LOG.WANDB = True  # MDistiller's; TensorBoard and metrics.csv take its place here
+CFG.LOG.WANDB = False  # log to Weights & Biases as well, where wandb is installed
+CFG.LOG.TENSORBOARD_FREQ = 500
+CFG.LOG.SAVE_CHECKPOINT_FREQ = 40
+CFG.LOG.PREFIX = "./output"
 
 SHARED_SECTIONS = tuple(CFG)
 

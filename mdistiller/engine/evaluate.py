@@ -13,6 +13,7 @@ from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
 
 from . import cfg as config
+from .effects import check_evaluation
 from .index import BENCHMARKS
 from .metrics import Result, evaluate
 from .resolve import PLAIN_TRAINING
@@ -100,6 +101,7 @@ def evaluate_file(
     config.merge_pairs(cfg, pairs)
     fill_defaults(cfg.DATASET)
     config.check(cfg, plain)
+    check_evaluation(pairs[::2])
     models = meta.get("models", "imagenet" if cfg.DATASET.TYPE == "imagenet" else "cifar100")
     name = network or meta.get("network") or name_in_file(path, models)
     if name is None:

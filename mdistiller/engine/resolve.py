@@ -14,6 +14,7 @@ from mdistiller.dataset import fill_defaults
 from mdistiller.errors import UserError
 
 from . import cfg as config
+from .effects import check_effects
 from .index import Benchmark
 from .precision import fastest_settings
 from .runs import CONFIGS
@@ -42,6 +43,12 @@ def distillation_config(benchmark: Benchmark, flags: Any, device: torch.device) 
 def baseline_config(benchmark: Benchmark, flags: Any, device: torch.device) -> CN:
     """The config of plain training of one network, by the same order of precedence."""
     in_file = read_yaml(flags.cfg) if flags.cfg else None
+    kind = given("TYPE", None, in_file, flags.pairs)
+    if kind is not None and (kind.isdigit() or distillers.find_method(kind).needs_teacher):
+        raise UserError(
+            f"DISTILLER.TYPE is {kind}, and train.py trains without a teacher; type {benchmark.folder}/Utils/"
+            "distillation_train.py to distil, or leave it out"
+        )
     network = pick("model", flags.selected_model, "STUDENT", in_file, flags.pairs, benchmark.students, benchmark)
     chosen = {"TYPE": PLAIN_TRAINING, "STUDENT": network}
     return resolved(benchmark, flags, device, in_file, find_preset(benchmark, PLAIN_TRAINING, None, network), chosen)
@@ -77,6 +84,7 @@ def resolved(
     if cfg.DISTILLER.TEACHER_WEIGHTS:
         cfg.DISTILLER.TEACHER_WEIGHTS = str(Path(cfg.DISTILLER.TEACHER_WEIGHTS).resolve())
     config.check(cfg, method)
+    check_effects(cfg, method, in_file or {}, flags.pairs[::2])
     cfg.freeze()
     return cfg
 
@@ -105,14 +113,19 @@ def pick(
     by_name: Callable[[str], str] = distillers.canonical_name
     if key != "TYPE":
         by_name = partial(models.canonical_name, benchmark.models)
+    choice = given(key, flag, in_file, pairs) or "0"
+    if not re.fullmatch(r"[+-]?[0-9]+", choice):
+        return by_name(choice)
+    by_index = choices if isinstance(choices, Mapping) else dict(enumerate(choices))
+    if int(choice) not in by_index:
+        valid = ", ".join(f"{index} {name}" for index, name in by_index.items())
+        raise UserError(f"unknown {role} index {choice}; valid: {valid}")
+    return by_name(by_index[int(choice)])
+
+
+def given(key: str, flag: str | None, in_file: dict[str, Any] | None, pairs: Sequence[str]) -> str | None:
+    """What DISTILLER.`key` of the pairs says, else the flag, else the --cfg file; None where none says anything."""
     section = (in_file or {}).get("DISTILLER")
     of_file = section.get(key) if isinstance(section, dict) else None
     of_pairs = dict(zip(pairs[::2], pairs[1::2], strict=False)).get(f"DISTILLER.{key}")
-    given = next((str(value) for value in (of_pairs, flag, of_file) if value not in (None, "")), "0")
-    if not re.fullmatch(r"[+-]?[0-9]+", given):
-        return by_name(given)
-    by_index = choices if isinstance(choices, Mapping) else dict(enumerate(choices))
-    if int(given) not in by_index:
-        valid = ", ".join(f"{index} {name}" for index, name in by_index.items())
-        raise UserError(f"unknown {role} index {given}; valid: {valid}")
-    return by_name(by_index[int(given)])
+    return next((str(value) for value in (of_pairs, flag, of_file) if value not in (None, "")), None)

@@ -22,9 +22,8 @@ from .failures import explained
 from .index import Benchmark
 from .metrics import Result
 from .precision import compile_networks, keep_freed_memory
-from .resolve import PLAIN_TRAINING
-from .runlog import RunLog
-from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
+from .runlog import RunLog, import_wandb, start_wandb
+from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of, with_tags
 from .seeds import seed_everything
 from .teachers import fetch_pretrained, find_teacher_weights
 from .trainer import Trainer
@@ -79,9 +78,11 @@ def run_experiment(
     data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format_of(cfg))
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
+    if cfg.LOG.WANDB:
+        import_wandb()
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_model(benchmark.models, student_name, data.num_classes), None
-    if cfg.DISTILLER.TYPE != PLAIN_TRAINING:
+    if method.needs_teacher:
         teacher_name = cfg.DISTILLER.TEACHER
         teacher = build_model(benchmark.models, teacher_name, data.num_classes)
         if not cfg.DISTILLER.TEACHER_WEIGHTS:
@@ -93,6 +94,7 @@ def run_experiment(
 
     log_folder, weights_folder = BASELINE_FOLDERS if baseline else folders_of(method)
     title = [student_name] if baseline else [teacher_name or "none", student_name, method.__name__]
+    title[-1] = with_tags(title[-1], cfg.EXPERIMENT)
     published = [student_name] if baseline else [student_name, method.__name__]
     files = create_run(utils / log_folder, utils / weights_folder / subfolder, benchmark.label, title, published)
     config_text = dump(used_sections(cfg, method))
@@ -106,7 +108,7 @@ def run_experiment(
         **describe_data(cfg, data),
         **describe_versions(),
     }
-    with RunLog(files, config_text) as log:
+    with RunLog(files, config_text, start_wandb(cfg, files)) as log:
         log.line("===== New Logging Session Started =====")
         log.line(f"Running main with student={student_name}, teacher={teacher_name}, distiller={method.__name__}")
         if data.note:

@@ -6,19 +6,48 @@ import logging
 import sys
 from typing import Any
 
+from yacs.config import CfgNode as CN
+
+from mdistiller.errors import UserError
+
+from .cfg import CFG
 from .runs import RunFiles
+from .values import dump, parse_yaml
 from .weights import atomic_write
 
 COLUMNS = "epoch,lr,train_loss,train_top1,train_top5,test_loss,test_top1,test_top5,images_per_second,seconds".split(",")
 
 
-class RunLog:
-    """Writes what a run reports: lines to the log and stdout, scalars to TensorBoard, a row an epoch to metrics.csv."""
+def import_wandb() -> Any:
+    """The package wandb. Raises UserError where it is missing."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"LOG.WANDB True needs the package wandb ({error}); type pip install wandb, or LOG.WANDB False"
+        ) from error
+    return wandb
 
-    def __init__(self, files: RunFiles, config_text: str):
+
+def start_wandb(cfg: CN, files: RunFiles) -> Any:
+    """A run of Weights & Biases under the run's name, where LOG.WANDB asks for one; offline with WANDB_MODE=offline."""
+    if not cfg.LOG.WANDB:
+        return None
+    tags = [tag for tag in cfg.EXPERIMENT.TAG.split(",") if tag and tag != CFG.EXPERIMENT.TAG]
+    options = {"project": cfg.EXPERIMENT.PROJECT, "name": files.name, "tags": tags, "dir": str(files.folder)}
+    return import_wandb().init(**options, config=parse_yaml(dump(cfg), "config"))
+
+
+class RunLog:
+    """Writes what a run reports: lines to the log and stdout, scalars to TensorBoard, a row an epoch to metrics.csv.
+
+    wandb: a run of Weights & Biases that gets the rows too, where there is one.
+    """
+
+    def __init__(self, files: RunFiles, config_text: str, wandb: Any = None):
         from torch.utils.tensorboard import SummaryWriter  # takes long to import, and only runs need it
 
-        self.files = files
+        self.files, self.wandb = files, wandb
         self.columns: list[str] = []
         self.rows: list[dict[str, Any]] = []
         self.tensorboard = SummaryWriter(str(files.folder))
@@ -52,6 +81,8 @@ class RunLog:
                 tag = f"{split}/{rest}" if split in ("train", "test") else f"train/{column}"
                 self.tensorboard.add_scalar(tag, value, row["epoch"])
         self.tensorboard.flush()
+        if self.wandb:
+            self.wandb.log(row, step=row["epoch"])
 
     def __enter__(self) -> "RunLog":
         return self
@@ -61,6 +92,8 @@ class RunLog:
             log_file, _ = self.logger.handlers  # whoever catches the error tells the terminal
             log_file.handle(self.logger.makeRecord("", logging.ERROR, "", 0, f"Stopped: {error!r}", (), None))
         self.tensorboard.close()
+        if self.wandb:
+            self.wandb.finish(exit_code=0 if error is None else 1)
         for handler in list(self.logger.handlers):
             self.logger.removeHandler(handler)
             handler.close()

@@ -1,5 +1,6 @@
 """Every path and name of a run, and which run has the published name."""
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ CONFIGS = next((path for path in (PROJECT / "configs", PACKAGE / "configs") if p
 
 DISTILLATION_FOLDERS = "distiller_train_log", "model_distillation_pth"
 BASELINE_FOLDERS = "model_train_log", "model_pth"
+LONGEST_TAG = 60  # characters; a file name takes 255 bytes
 BEST, LAST = "best.pth", "last.pth"
 
 
@@ -37,7 +39,16 @@ def published_weights(folder: Path, *names: str) -> Path:
 def baseline_weights(utils: Path, network: str) -> list[Path]:
     """Places of what `train.py` made of a network: the published name, whether there is one, then each run's best."""
     folder = utils / BASELINE_FOLDERS[1]
-    return [published_weights(folder, network), *sorted(folder.glob(f"*_{network}/{BEST}"))]
+    runs = {path for name in (network, f"{network}-*") for path in folder.glob(f"*_{name}/{BEST}")}
+    return [published_weights(folder, network), *sorted(runs)]
+
+
+def with_tags(name: str, experiment: Any) -> str:
+    """`name`, and after it the config's EXPERIMENT.NAME and TAG, where these are not the defaults, as a file may have
+    them: of letters, digits and `._+`, all else as a hyphen.
+    """
+    tags = [tag for tag in (experiment.NAME, experiment.TAG) if tag not in ("", "default")]
+    return "-".join([name, *(re.sub(r"[^\w.+]+", "-", tag).strip("-")[:LONGEST_TAG] for tag in tags)])
 
 
 def student_weights(utils: Path) -> list[Path]:

@@ -26,7 +26,7 @@ def flat(node, prefix=""):
     return values
 
 
-@pytest.mark.parametrize(("benchmark", "flags"), RUNS, ids=" ".join)
+@pytest.mark.parametrize(("benchmark", "flags"), RUNS, ids=[" ".join(run) for run in RUNS])
 def test_flags_resolve_to_the_frozen_settings(benchmark, flags):
     frozen, words = FROZEN[benchmark], flags.split()
     expected = frozen["plain training"] | frozen["differences"][flags]

@@ -1,0 +1,99 @@
+"""Settings without an effect on a run, which are bad input: who types one expects something of it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers import DISTILLERS, Distiller
+from mdistiller.errors import UserError
+
+from .cfg import CFG, SHARED_SECTIONS
+from .optim import TWO_GRADIENTS
+
+# MDistiller's keys that do nothing here, in the shared sections, and what takes their place. Methods' own are in their
+# classes. A file may have them all, so that MDistiller's load as they are.
+IGNORED = {
+    "LOG.TENSORBOARD_FREQ": "scalars are written once an epoch",
+    "LOG.SAVE_CHECKPOINT_FREQ": "last.pth is written every epoch",
+    "LOG.PREFIX": "the scripts write below their own folder",
+}
+TWO_VIEWS = "two-view"
+
+
+def check_effects(cfg: CN, method: type[Distiller], in_file: dict[str, Any], typed: Iterable[str]) -> None:
+    """Raise UserError for a setting that a run of `method` does not read.
+
+    in_file: what the --cfg file says, which may hold sections of other methods as long as these hold their defaults;
+    typed: the dotted keys of the command line. A user's file may read anything.
+    """
+    if method.takes_new_sections:
+        return
+    name, typed = method.__name__, list(typed)
+    known = {**IGNORED, **{f"{method.section()}.{key}": reason for key, reason in method.ignored.items()}}
+    for key in typed:
+        section = key.split(".")[0]
+        if section not in (*SHARED_SECTIONS, method.section()):
+            raise UserError(f"{key} has no effect on {name}, which reads the section {described(method)}; leave it out")
+        if key in known:
+            raise UserError(f"{key} has no effect here: {known[key]}; leave it out")
+        reason = unread(key, cfg, method)
+        if reason:
+            raise UserError(f"{key} has no effect {reason}; leave it out")
+    for other in DISTILLERS.values():
+        section = other.section()
+        if (
+            section in in_file
+            and other is not method
+            and read_keys(cfg[section], other) != read_keys(CFG[section], other)
+        ):
+            raise UserError(
+                f"the section {section} of the config has no effect on {name}, which reads the section "
+                f"{described(method)}; leave it out, or choose {other.__name__}"
+            )
+    if cfg.DISTILLER.LOGIT_STANDARDIZATION and not method.compares_logits:
+        with_logits = [other.__name__ for other in DISTILLERS.values() if other.compares_logits]
+        raise UserError(
+            f"DISTILLER.LOGIT_STANDARDIZATION has no effect on {name}, which compares no logits; leave it out, or "
+            f"choose one of {', '.join(with_logits)}"
+        )
+    if cfg.DATASET.AUGMENT == TWO_VIEWS and method.number_of_views(cfg) == 1:
+        raise UserError(
+            f"DATASET.AUGMENT {TWO_VIEWS}: {name} takes one view of an image, as configured; type weak, strong or "
+            "weak+strong, or choose a method of two views"
+        )
+
+
+def check_evaluation(typed: Iterable[str]) -> None:
+    """Raise UserError for a dotted key of the command line that the evaluation of a network does not read."""
+    for key in typed:
+        if not key.startswith("DATASET.") or key == "DATASET.AUGMENT":
+            raise UserError(f"{key} has no effect on an evaluation, which reads keys of DATASET; leave it out")
+
+
+def read_keys(section: CN, method: type[Distiller], prefix: str = "") -> dict[str, Any]:
+    """Values of the dotted keys of `section` that `method` reads."""
+    values: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, CN):
+            values |= read_keys(value, method, f"{prefix}{key}.")
+        elif prefix + key not in method.ignored:
+            values[prefix + key] = value
+    return values
+
+
+def described(method: type[Distiller]) -> str:
+    return method.section() if method.defaults else "of no method"
+
+
+def unread(key: str, cfg: CN, method: type[Distiller]) -> str:
+    """Why a key of the shared sections is not read in this run; empty where it is."""
+    if key.startswith("DISTILLER.TEACHER") and not method.needs_teacher:
+        return f"on {method.__name__}, which has no teacher"
+    if key == "EXPERIMENT.PROJECT" and not cfg.LOG.WANDB:
+        return "without LOG.WANDB True"
+    if key.startswith("SOLVER.DOT.") and cfg.SOLVER.TRAINER not in TWO_GRADIENTS:
+        return f"with SOLVER.TRAINER {cfg.SOLVER.TRAINER}"
+    if key.startswith("DATASET.SYNTHETIC.") and cfg.DATASET.TYPE != "synthetic":
+        return f"on DATASET.TYPE {cfg.DATASET.TYPE}"
+    return ""

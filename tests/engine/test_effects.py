@@ -1,0 +1,117 @@
+"""Settings without an effect are one line of error, from wherever they come; MDistiller's files load as they are."""
+
+import pytest
+import yaml
+
+from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
+from mdistiller.engine.effects import IGNORED
+from tests.engine.conftest import TINY
+
+PRINT = "--print_cfg"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("--distiller KD SKD.TEMPERATURE 3", ["SKD.TEMPERATURE has no effect on KD", "section KD"]),
+        ("--distiller KD CRD.NCE.K 4", ["CRD.NCE.K has no effect on KD"]),
+        ("--distiller NONE KD.TEMPERATURE 3", ["KD.TEMPERATURE has no effect on Vanilla"]),
+        ("--distiller AT DISTILLER.LOGIT_STANDARDIZATION True", ["no effect on AT", "compares no logits", "KD, MLKD"]),
+        ("--distiller KD DATASET.AUGMENT two-view", ["two-view", "KD takes one view"]),
+        ("--distiller MLKD DATASET.AUGMENT two-view", ["two-view", "MLKD takes one view"]),
+        ("--distiller KD SOLVER.DOT.DELTA 0.1", ["SOLVER.DOT.DELTA has no effect with SOLVER.TRAINER base"]),
+        ("--distiller KD DATASET.SYNTHETIC.SEED 1", ["no effect on DATASET.TYPE cifar100"]),
+        ("--distiller KD EXPERIMENT.PROJECT mine", ["EXPERIMENT.PROJECT has no effect without LOG.WANDB True"]),
+        ("--distiller NONE DISTILLER.TEACHER resnet56", ["DISTILLER.TEACHER has no effect on Vanilla", "no teacher"]),
+        ("--distiller FitNet FITNET.INPUT_SIZE [64,64]", ["FITNET.INPUT_SIZE has no effect", "DATASET.IMAGE_SIZE"]),
+        ("--distiller ReviewKD REVIEWKD.SHAPES [1,8]", ["REVIEWKD.SHAPES has no effect", "read off the networks"]),
+        ("--distiller KD LOG.PREFIX out", ["LOG.PREFIX has no effect", "below their own folder"]),
+    ],
+)
+def test_a_typed_setting_without_an_effect_is_refused(script, arguments, parts):
+    script(distillation_main, *arguments.split(), PRINT).fails_with(
+        *parts, "leave it out" if "view" not in parts[0] else ""
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--distiller KD KD.TEMPERATURE 3 DISTILLER.LOGIT_STANDARDIZATION True",
+        "--distiller SDD DISTILLER.LOGIT_STANDARDIZATION True",
+        "--distiller AT DISTILLER.LOGIT_STANDARDIZATION False",
+        "--distiller MLKD MLKD.VIEWS 2 DATASET.AUGMENT two-view",
+        "--distiller AT SOLVER.TRAINER dot SOLVER.DOT.DELTA 0.09",
+        "--distiller KD DATASET.TYPE synthetic DATASET.SYNTHETIC.SEED 1",
+    ],
+)
+def test_a_setting_with_an_effect_is_taken(script, arguments):
+    assert script(distillation_main, *arguments.split(), PRINT).status == 0, script.err
+
+
+@pytest.mark.parametrize("main", [distillation_main, training_main])
+def test_a_file_may_hold_what_mdistiller_s_hold(script, tmp_path, main):
+    ignored = [*IGNORED, *(f"{m.section()}.{key}" for m in DISTILLERS.values() for key in m.ignored)]
+    values = {"SOLVER": {"EPOCHS": 7}, "KD": {"TEMPERATURE": 4}}
+    for key in ignored:
+        *sections, last = key.split(".")
+        node = values
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = "./elsewhere" if last == "PREFIX" else 3 if last.endswith(("FREQ", "DIM")) else [3, 3]
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(values))
+    assert script(main, "--cfg", tmp_path / "m.yaml", PRINT).status == 0, script.err
+    assert yaml.safe_load(script.out)["SOLVER"]["EPOCHS"] == 7
+
+
+def test_a_file_with_settings_of_another_method_is_refused(script, tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text("DISTILLER: {TYPE: KD}\nDKD: {BETA: 2.0, ALPHA: 1.0}")
+    script(distillation_main, "--cfg", path, PRINT).fails_with("section DKD", "no effect on KD", "choose DKD")
+
+
+@pytest.mark.parametrize("how", ["file", "pair", "index"])
+def test_plain_training_refuses_a_config_of_distillation(script, tmp_path, how):
+    (tmp_path / "m.yaml").write_text("DISTILLER: {TYPE: DKD}")
+    arguments = {"file": ["--cfg", tmp_path / "m.yaml"], "pair": ["DISTILLER.TYPE", "KD"]}
+    arguments["index"] = ["DISTILLER.TYPE", "1"]
+    script(training_main, *arguments[how], PRINT).fails_with(
+        "DISTILLER.TYPE is", "CIFAR-100/Utils/distillation_train.py"
+    )
+
+
+def test_name_and_tag_end_the_run_s_name(script):
+    tags = ["EXPERIMENT.NAME", "first try", "EXPERIMENT.TAG", "kd,res56/../x"]
+    script(training_main, "--selected_model", "resnet8", *TINY, "SOLVER.EPOCHS", "1", *tags)
+    assert script.status == 0, script.err
+    (run,) = script.utils.glob("model_pth/*/best.pth")
+    assert run.parent.name.endswith("_resnet8-first-try-kd-res56-..-x")
+    (log,) = script.utils.glob("model_train_log/*.log")
+    assert log.stem == f"experiment_cifar-100_{run.parent.name}"
+
+
+@pytest.mark.parametrize("key", ["SOLVER.LR", "EXPERIMENT.SEED", "KD.TEMPERATURE", "DATASET.AUGMENT"])
+def test_evaluation_refuses_what_it_does_not_read(script, key):
+    script(training_main, "--selected_model", "resnet8", *TINY, "SOLVER.EPOCHS", "1")
+    (best,) = script.utils.glob("model_pth/*/best.pth")
+    value = "weak" if key == "DATASET.AUGMENT" else "2"
+    script(evaluation_main, "--checkpoint", best, key, value).fails_with(f"{key} has no effect on an evaluation")
+
+
+def test_wandb_gets_a_row_an_epoch_offline(script, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    script(training_main, "--selected_model", "resnet8", *TINY, "LOG.WANDB", "True", "EXPERIMENT.PROJECT", "mine")
+    assert script.status == 0, script.err
+    (folder,) = script.utils.glob("model_train_log/*/wandb/offline-run-*")
+    content = b"".join(path.read_bytes() for path in folder.glob("*.wandb"))
+    assert content.count(b"test_top1") >= 2 and b"mine" in content
+
+
+def test_wandb_that_is_missing_is_one_line(script, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    script(training_main, "--selected_model", "resnet8", *TINY, "LOG.WANDB", "True")
+    script.fails_with("LOG.WANDB True needs the package wandb", "pip install wandb")
+    assert not list(script.utils.iterdir())
