@@ -1,5 +1,7 @@
 """Settings without an effect are one line of error, from wherever they come; MDistiller's files load as they are."""
 
+import time
+
 import pytest
 import yaml
 
@@ -106,7 +108,11 @@ def test_wandb_gets_a_row_an_epoch_offline(script, monkeypatch):
     script(training_main, "--selected_model", "resnet8", *TINY, "LOG.WANDB", "True", "EXPERIMENT.PROJECT", "mine")
     assert script.status == 0, script.err
     (folder,) = script.utils.glob("model_train_log/*/wandb/offline-run-*")
-    content = b"".join(path.read_bytes() for path in folder.glob("*.wandb"))
+    for _ in range(200):  # wandb writes from a process of its own, after `finish` has returned
+        content = b"".join(path.read_bytes() for path in folder.glob("*.wandb"))
+        if content.count(b"test_top1") >= 2:
+            break
+        time.sleep(0.1)
     assert content.count(b"test_top1") >= 2 and b"mine" in content
 
 
