@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mdistiller.dataset import Data, build_data, fill_defaults
-from mdistiller.distillers import find_method
+from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
 
@@ -16,7 +16,6 @@ from . import cfg as config
 from .effects import check_evaluation
 from .index import BENCHMARKS
 from .metrics import Result, evaluate
-from .resolve import PLAIN_TRAINING
 from .runs import shown, student_weights
 from .values import dump, parse_yaml
 from .weights import load_weights, read_weights, rows_of, weights_classes

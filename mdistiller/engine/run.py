@@ -136,6 +136,13 @@ def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
     }
 
 
+def installed_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # as of a build from source that is only on the path
+        return "unknown"
+
+
 def describe_versions() -> dict[str, Any]:
     """What a weight file tells of the code that made it."""
     return {
@@ -143,7 +150,7 @@ def describe_versions() -> dict[str, Any]:
             "mdistiller": mdistiller.__version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "torchvision": importlib.metadata.version("torchvision"),
+            "torchvision": installed_version("torchvision"),
             "numpy": np.__version__,
         }
     }
