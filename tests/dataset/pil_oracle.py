@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from mdistiller.dataset.augment import CUTOUT_COLOUR, CUTOUT_MAX_SIDE, OPERATIONS_PER_IMAGE, operation_table
+from mdistiller.dataset.augment import CUTOUT_COLOUR, CUTOUT_MAX_SIDE, OPERATIONS_PER_IMAGE
+from mdistiller.dataset.operations import operation_table
 
 
 def affine(coefficients):

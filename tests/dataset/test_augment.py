@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mdistiller.dataset import augment
+from mdistiller.dataset.operations import operation_table, posterize
 from tests.dataset.pil_oracle import PIL_OPERATIONS
 
-OPERATIONS = augment.operation_table(posterize_bits=(1, 8))
+OPERATIONS = operation_table(posterize_bits=(1, 8))
 
 
 def with_pil(name, images, magnitudes):
@@ -63,7 +64,7 @@ def test_the_operations_and_their_ranges_are_the_published_ones():
         "TranslateX": shear,
         "TranslateY": shear,
     }
-    table = augment.operation_table()
+    table = operation_table()
     assert list(table) == list(published)
     assert all(table[name][1:] == limits for name, limits in published.items() if limits)
 
@@ -98,7 +99,7 @@ def test_equals_pil_on_any_size_and_histogram(name, seed, height, width, levels)
 
 def test_posterize_keeps_a_whole_number_of_bits(photographs):
     images = photographs[:2]
-    assert torch.equal(augment.posterize(images, torch.tensor([4.0, 4.99])), images & 0xF0)
+    assert torch.equal(posterize(images, torch.tensor([4.0, 4.99])), images & 0xF0)
 
 
 def test_random_operation_gives_each_image_the_operation_and_magnitude_drawn_for_it(photographs):
@@ -107,7 +108,7 @@ def test_random_operation_gives_each_image_the_operation_and_magnitude_drawn_for
     choices = torch.randint(len(OPERATIONS), (len(photographs),), generator=same).tolist()
     uniform = torch.rand(len(photographs), generator=same)
     for image, choice, u, got in zip(photographs, choices, uniform, result, strict=True):
-        name, (_, low, high) = list(augment.operation_table().items())[choice]
+        name, (_, low, high) = list(operation_table().items())[choice]
         assert torch.equal(got, with_pil(name, image[None], (low + (high - low) * u)[None])[0]), name
 
 
@@ -121,7 +122,7 @@ def test_random_operation_draws_all_operations_equally_often(monkeypatch):
 
         return record
 
-    table = {name: (counted(name), low, high) for name, (_, low, high) in augment.operation_table().items()}
+    table = {name: (counted(name), low, high) for name, (_, low, high) in operation_table().items()}
     monkeypatch.setattr(augment, "operation_table", lambda bits: table)
     augment.random_operation(torch.zeros(14_000, 3, 1, 1, dtype=torch.uint8), generator())
     assert set(counts) == set(table)
