@@ -11,6 +11,7 @@ from PIL import Image
 from mdistiller.dataset import augment
 from mdistiller.dataset.operations import operation_table, posterize
 from tests.dataset.pil_oracle import PIL_OPERATIONS
+from tests.dataset.pil_oracle import cutout as pil_cutout
 
 OPERATIONS = operation_table(posterize_bits=(1, 8))
 
@@ -157,22 +158,55 @@ def test_weak_keeps_images_that_are_not_square(photographs):
     assert augment.weak(photographs[:4, :, :20], generator()).shape == (4, 3, 20, 32)
 
 
-def test_cutout_paints_one_square_of_the_published_colour():
-    images = augment.cutout(torch.zeros(500, 3, 32, 32, dtype=torch.uint8), generator())
-    painted = images[:, 0] > 0
-    colours = images.permute(0, 2, 3, 1)[painted].unique(dim=0)
-    assert colours.tolist() == [[125, 123, 114]]
-    rows, columns = painted.any(2), painted.any(1)
-    assert torch.equal(painted, rows.unsqueeze(2) & columns.unsqueeze(1))
-    assert max(rows.sum(1).max(), columns.sum(1).max()) == 16
-    inside = ~(painted[:, [0, -1]].any(2).any(1) | painted[:, :, [0, -1]].any(2).any(1))
-    assert (rows.sum(1) - columns.sum(1))[inside].abs().max() <= 1
+def cutout_draws(count, seed):
+    """The numbers in 0..1 that `cutout` draws for `count` images, a list each: places y, places x, sides."""
+    return torch.rand(3, count, generator=generator(seed)).tolist()
 
 
-def test_cutout_covers_the_area_that_its_law_implies():
-    painted = augment.cutout(torch.zeros(20_000, 3, 32, 32, dtype=torch.uint8), generator())[:, 0] > 0
-    # E[(s - s^2 / 4)^2] for s uniform in 0..0.5: along each axis a share s - s^2 / 4 stays inside, on average.
-    assert painted.float().mean().item() == pytest.approx(1 / 12 - 1 / 64 + 1 / 1280, rel=0.03)
+def cutout_by_pil(images, seed):
+    """What the release's Cutout makes of `images` with the numbers that `cutout` draws."""
+    height, width = images.shape[2:]
+    results = []
+    for image, y, x, side in zip(images.permute(0, 2, 3, 1).numpy(), *cutout_draws(len(images), seed), strict=True):
+        point = 1 + (width - 1) * x, 1 + (height - 1) * y
+        results.append(np.asarray(pil_cutout(Image.fromarray(image), side * 0.5 * width, *point)))
+    return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2)
+
+
+def painted_by_cutout(count, seed=0):
+    """Which pixels of `count` black images Cutout paints, bool (count, 32, 32)."""
+    return augment.cutout(torch.zeros(count, 3, 32, 32, dtype=torch.uint8), generator(seed))[:, 0] > 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), height=st.integers(1, 40), width=st.integers(1, 40))
+def test_cutout_equals_pil_on_any_size(seed, height, width):
+    images = torch.randint(256, (40, 3, height, width), dtype=torch.uint8, generator=generator(seed))
+    assert torch.equal(augment.cutout(images, generator(seed)), cutout_by_pil(images, seed))
+
+
+def test_cutout_equals_pil_in_the_published_colour_on_photographs(photographs):
+    results = augment.cutout(photographs, generator(1))
+    assert torch.equal(results, cutout_by_pil(photographs, 1))
+    painted = results.permute(0, 2, 3, 1)[(results != photographs).any(1)]
+    assert painted.unique(dim=0).tolist() == [[125, 123, 114]]
+
+
+def test_cutout_paints_the_published_share_of_all_pixels():
+    shares = painted_by_cutout(40_000).float().mean((1, 2))
+    sampling_error = shares.std().item() / len(shares) ** 0.5
+    assert sampling_error < 0.0004
+    assert abs(shares.mean().item() - 0.083) < 4 * sampling_error
+
+
+def test_cutout_keeps_the_whole_side_at_the_left_and_top_edge_and_cuts_it_at_the_others():
+    painted = painted_by_cutout(5_000)
+    *_, sides = (torch.tensor(draws) * 16 for draws in cutout_draws(len(painted), 0))
+    for lines in (painted.any(2), painted.any(1)):  # rows, columns
+        at_start, at_end, whole = lines[:, 0], lines[:, -1], sides.int() + 1
+        assert at_start.sum() > 500 and at_end.sum() > 500
+        assert torch.equal(lines.sum(1)[~at_end], whole[~at_end])
+        assert (lines.sum(1)[at_end] < whole[at_end]).float().mean() > 0.7
 
 
 def test_strong_is_weak_then_two_operations_then_cutout(photographs):
