@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import RandomRotation
+from torchvision.transforms import functional as tv
 
 from mdistiller.dataset import augment
 from mdistiller.dataset.operations import operation_table, posterize
@@ -14,6 +16,7 @@ from tests.dataset.pil_oracle import PIL_OPERATIONS
 from tests.dataset.pil_oracle import cutout as pil_cutout
 
 OPERATIONS = operation_table(posterize_bits=(1, 8))
+AUGMENTATIONS = (augment.weak, augment.rotate_and_mirror, augment.random_operation, augment.cutout, augment.strong)
 
 
 def with_pil(name, images, magnitudes):
@@ -158,6 +161,46 @@ def test_weak_keeps_images_that_are_not_square(photographs):
     assert augment.weak(photographs[:4, :, :20], generator()).shape == (4, 3, 20, 32)
 
 
+def rotated_and_mirrored_by_torchvision(images, seed):
+    """MDistiller's transform of Tiny-ImageNet on PIL images, with the numbers that `rotate_and_mirror` draws."""
+    same = generator(seed)
+    angles = torch.empty(len(images)).uniform_(-20, 20, generator=same).tolist()
+    mirrored = torch.randint(2, (len(images),), generator=same).tolist()
+    results = []
+    for image, angle, is_mirrored in zip(images.permute(0, 2, 3, 1).numpy(), angles, mirrored, strict=True):
+        result = tv.rotate(Image.fromarray(image), angle)
+        results.append(np.asarray(tv.hflip(result) if is_mirrored else result))
+    return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), height=st.integers(1, 70), width=st.integers(1, 70))
+def test_rotate_and_mirror_equals_torchvision_on_pil_images(seed, height, width):
+    images = torch.randint(256, (20, 3, height, width), dtype=torch.uint8, generator=generator(seed))
+    expected = rotated_and_mirrored_by_torchvision(images, seed)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = images.contiguous(memory_format=layout)
+        assert torch.equal(augment.rotate_and_mirror(images, generator(seed)), expected)
+
+
+def test_rotate_and_mirror_equals_torchvision_on_photographs_of_64_pixels(photographs):
+    images = F.interpolate(photographs, (64, 64))
+    expected = rotated_and_mirrored_by_torchvision(images, 0)
+    assert torch.equal(augment.rotate_and_mirror(images, generator()), expected)
+
+
+def test_rotate_and_mirror_turns_as_torchvisions_random_rotation(monkeypatch):
+    """Over the whole range of MDistiller's `RandomRotation(20)`, evenly; half of the images are mirrored."""
+    angles = []
+    monkeypatch.setattr(augment, "rotate", lambda images, degrees: angles.append(degrees) or images.clone())
+    left_to_right = torch.arange(2, dtype=torch.uint8).repeat(10_000, 3, 1, 1)
+    results = augment.rotate_and_mirror(left_to_right, generator())
+    low, high = RandomRotation(20).degrees
+    assert low <= angles[0].min() < low + 0.1 and high - 0.1 < angles[0].max() <= high
+    assert angles[0].histc(10, low, high).sub(1000).abs().max() < 120
+    assert 4800 < results[:, 0, 0, 0].sum() < 5200
+
+
 def cutout_draws(count, seed):
     """The numbers in 0..1 that `cutout` draws for `count` images, a list each: places y, places x, sides."""
     return torch.rand(3, count, generator=generator(seed)).tolist()
@@ -215,14 +258,14 @@ def test_strong_is_weak_then_two_operations_then_cutout(photographs):
     assert torch.equal(augment.strong(photographs, generator(5)), augment.cutout(images, same))
 
 
-@pytest.mark.parametrize("function", [augment.weak, augment.random_operation, augment.cutout, augment.strong])
+@pytest.mark.parametrize("function", AUGMENTATIONS)
 def test_the_input_is_left_alone(function, photographs):
     before = photographs.clone()
     function(photographs, generator())
     assert torch.equal(photographs, before)
 
 
-@pytest.mark.parametrize("function", [augment.weak, augment.random_operation, augment.cutout, augment.strong])
+@pytest.mark.parametrize("function", AUGMENTATIONS)
 def test_an_empty_batch_stays_empty(function):
     assert function(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), generator()).shape == (0, 3, 32, 32)
 
@@ -236,5 +279,6 @@ def test_the_global_random_state_is_not_touched(photographs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_gives_the_same_pictures_as_the_cpu(photographs):
     for seed in range(5):
-        on_gpu = augment.strong(photographs.cuda(), generator(seed))
-        assert torch.equal(on_gpu.cpu(), augment.strong(photographs, generator(seed)))
+        for view in (augment.strong, augment.rotate_and_mirror):
+            on_gpu = view(photographs.cuda(), generator(seed))
+            assert torch.equal(on_gpu.cpu(), view(photographs, generator(seed)))
