@@ -13,7 +13,7 @@ from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
 
 from . import cfg as config
-from .index import BENCHMARKS
+from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
 from .resolve import PLAIN_TRAINING
 from .runs import shown, student_weights
@@ -100,7 +100,7 @@ def evaluate_file(
     config.merge_pairs(cfg, pairs)
     fill_defaults(cfg.DATASET)
     config.check(cfg, plain)
-    models = meta.get("models", "imagenet" if cfg.DATASET.TYPE == "imagenet" else "cifar100")
+    models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
     name = network or meta.get("network") or name_in_file(path, models)
     if name is None:
         raise UserError(f"{path} does not tell its network; add --model with one of {', '.join(model_names(models))}")
