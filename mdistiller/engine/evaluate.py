@@ -14,7 +14,7 @@ from mdistiller.models import build_model, canonical_name, model_names
 
 from . import cfg as config
 from .effects import check_evaluation
-from .index import BENCHMARKS
+from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
 from .runs import shown, student_weights
 from .values import dump, parse_yaml
@@ -101,7 +101,7 @@ def evaluate_file(
     fill_defaults(cfg.DATASET)
     config.check(cfg, plain)
     check_evaluation(pairs[::2])
-    models = meta.get("models", "imagenet" if cfg.DATASET.TYPE == "imagenet" else "cifar100")
+    models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
     name = network or meta.get("network") or name_in_file(path, models)
     if name is None:
         raise UserError(f"{path} does not tell its network; add --model with one of {', '.join(model_names(models))}")

@@ -72,8 +72,8 @@ def test_every_network_and_method_has_an_index():
     assert sorted(IMAGENET.distillers.values()) == sorted(CIFAR100.distillers.values())
 
 
-def test_every_method_has_a_preset():
-    assert {path.stem for path in PRESETS} == {method.__name__ for method in DISTILLERS.values()}
+def test_every_published_method_has_a_preset():
+    assert {*IMAGENET.published} <= {path.stem for path in PRESETS}
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -350,15 +350,33 @@ def tiny_imagenet(photographs, tmp_path):
 def test_tiny_imagenet_trains_and_evaluates(script, tiny_imagenet):
     data = ["DATASET.TYPE", "tiny_imagenet", "DATASET.ROOT", tiny_imagenet, "SOLVER.BATCH_SIZE", 4, "SOLVER.EPOCHS", 1]
     assert script(training_main, "--selected_model", "resnet8", *data).status == 0, script.err
-    flags = "--selected_teacher resnet8 --selected_student ShuffleV1 --selected_distiller FitNet".split()
+    flags = "--selected_teacher resnet8 --selected_student MobileNetV2 --selected_distiller FitNet".split()
     assert script(distillation_main, *flags, *data).status == 0, script.err
     (best,) = script.utils.glob("model_distillation_pth/*/best.pth")
-    meta = torch.load(best, weights_only=True)["meta"]
+    weights = torch.load(best, weights_only=True)
+    meta = weights["meta"]
     assert (meta["dataset"]["type"], meta["dataset"]["image_size"]) == ("tiny_imagenet", 64)
     assert (meta["dataset"]["train_images"], meta["dataset"]["test_images"]) == (12, 6)
+    assert meta["models"] == "tiny_imagenet" and weights["model"]["conv2.weight"].shape == (6, 1280, 1, 1)
     assert script(evaluation_main, "--dataset", "tiny_imagenet").status == 0, script.err
-    assert "ShuffleV1" in script.out
+    assert "MobileNetV2" in script.out
     script(evaluation_main, "--dataset", "imagenet").fails_with("no students on imagenet")
+
+
+@pytest.mark.parametrize("models", ["cifar100", "tiny_imagenet"])
+def test_a_file_on_tiny_imagenet_is_evaluated_by_the_network_that_it_names(script, tiny_imagenet, models):
+    path = script.utils / "best.pth"
+    config = f"DATASET: {{TYPE: tiny_imagenet, ROOT: {tiny_imagenet}}}"
+    state_dict = build_model(models, "MobileNetV2", 6).state_dict()
+    torch.save({"model": state_dict, "meta": {"network": "MobileNetV2", "models": models, "config": config}}, path)
+    assert script(evaluation_main, "--checkpoint", path).status == 0, script.err
+
+
+def test_bare_weights_on_tiny_imagenet_are_taken_for_mdistillers(script, tiny_imagenet):
+    path = script.utils / "ckpt.pth"
+    torch.save({"model": build_model("tiny_imagenet", "MobileNetV2", 6).state_dict()}, path)
+    flags = ["--dataset", "tiny_imagenet", "--checkpoint", path, "--model", "MobileNetV2"]
+    assert script(evaluation_main, *flags, "DATASET.ROOT", tiny_imagenet).status == 0, script.err
 
 
 def test_imagenets_networks_take_tiny_imagenet(imagenet, tiny_imagenet):
