@@ -35,7 +35,7 @@ class Mse(LogitDistiller):
     index = 20
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.MSE.LOSS.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.mse_weight = cfg.MSE.LOSS.MSE_WEIGHT
         self.scale = cfg.MSE.SCALE
 
@@ -149,7 +149,7 @@ def test_method_is_seen_by_the_tests_of_every_method_and_of_the_readme(project):
     failed = re.findall(r"^FAILED (\S+)", result.stdout, re.MULTILINE)
     assert failed == [f"tests/test_readme.py::{test}[Mse]" for test in ROW_TESTS], result.stdout
     assert "README's table of methods lacks | Mse | nowhere 2026 | logits | none |" in result.stdout
-    assert "test_pairs" not in result.stdout and len(re.findall(r"\.", result.stdout.split("[100%]")[0])) > 40
+    assert "test_pairs" not in result.stdout and result.stdout.split("[100%]")[0].count(".") > 15
 
 
 def test_file_without_the_class_of_its_name_does_not_import(project):

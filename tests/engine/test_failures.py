@@ -24,6 +24,8 @@ def trainer(tmp_path):
 
 KILLING = """
 import sys
+from mdistiller.dataset.folder import find_images
+from mdistiller.dataset.streaming import FileLoader
 from mdistiller.engine.cli import run_script
 
 def main(root):
