@@ -29,7 +29,7 @@ from mdistiller.dataset import AUGMENTATIONS
 from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, Distiller, check_settings
 from mdistiller.errors import UserError, nearest
 
-from .optim import TRAINERS, TWO_GRADIENTS
+from .optim import TRAINERS, check_solver
 from .precision import AMP_TYPES
 from .values import coerce, load, number
 
@@ -75,6 +75,9 @@ CFG.SOLVER.LR_DECAY_RATE = 0.1
 CFG.SOLVER.WEIGHT_DECAY = 0.0001
 CFG.SOLVER.MOMENTUM = 0.9
 CFG.SOLVER.TYPE = "SGD"
+CFG.SOLVER.NESTEROV = False  # momentum by Nesterov
+CFG.SOLVER.NO_DECAY_NORMS = False  # no weight decay on norms and biases: parameters of at most one dimension
+CFG.SOLVER.CLIP_GRAD = 0.0  # largest norm of the gradient of all parameters; 0: any
 CFG.SOLVER.AMP = "none"  # none | bf16 | fp16: precision of the networks in training
 CFG.SOLVER.CHANNELS_LAST = True  # layout of images and weights; a method of MDistiller's own needs the other
 CFG.SOLVER.COMPILE = False  # the networks, by torch.compile
@@ -125,6 +128,7 @@ CHECKS = {
     "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
     "SOLVER.MOMENTUM": FRACTION,
     "SOLVER.TYPE": Check(lambda value: value == "SGD", "SGD"),
+    "SOLVER.CLIP_GRAD": NOT_NEGATIVE,
     "SOLVER.AMP": one_of(*AMP_TYPES),
 }
 
@@ -141,8 +145,7 @@ def check(cfg: CN, method: type[Distiller]) -> None:
     require_all(CHECKS, cfg)
     for known in {other.section(): other for other in (*DISTILLERS.values(), method)}.values():
         check_settings(known, cfg)
-    if cfg.SOLVER.AMP == "fp16" and cfg.SOLVER.TRAINER in TWO_GRADIENTS:
-        raise UserError("SOLVER.AMP fp16 scales one loss and SOLVER.TRAINER dot has two; type SOLVER.AMP bf16")
+    check_solver(cfg.SOLVER)
 
 
 def used_sections(cfg: CN, method: type[Distiller]) -> CN:

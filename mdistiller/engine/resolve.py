@@ -99,10 +99,10 @@ def resolved(
 
 
 def find_preset(benchmark: Benchmark, method: type[distillers.Distiller], chosen: dict[str, str]) -> Path:
-    """The YAML of a method and pair, else of the method, else (one without a YAML) of plain training."""
+    """The YAML of a method and pair, else of the method and student, else of the method, else of plain training."""
     name, plain = method.__name__, distillers.find_method(PLAIN_TRAINING).__name__
-    pair = f"{name}-{chosen.get('TEACHER')}-{chosen['STUDENT']}"
-    candidates = [CONFIGS / benchmark.models / f"{stem}.yaml" for stem in (pair, name, plain)]
+    pair, student = f"{name}-{chosen.get('TEACHER')}-{chosen['STUDENT']}", f"{name}-{chosen['STUDENT']}"
+    candidates = [CONFIGS / benchmark.models / f"{stem}.yaml" for stem in (pair, student, name, plain)]
     return next((path for path in candidates if path.is_file()), candidates[-1])
 
 

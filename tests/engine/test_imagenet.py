@@ -12,9 +12,9 @@ from PIL import Image
 
 from mdistiller.dataset.folder import find_images
 from mdistiller.dataset.streaming import centre_crop, decode
-from mdistiller.distillers import DISTILLERS, build_distiller
+from mdistiller.distillers import build_distiller
 from mdistiller.engine import teachers
-from mdistiller.engine.cfg import CFG, check, merge
+from mdistiller.engine.cfg import CFG, merge
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
 from mdistiller.engine.index import CIFAR100, IMAGENET
 from mdistiller.engine.runs import PROJECT
@@ -23,7 +23,6 @@ from mdistiller.models import build_model, model_names
 from tests.engine.conftest import Script
 
 SMALL = "SOLVER.BATCH_SIZE 3 SOLVER.EPOCHS 1 SOLVER.LR 1e-5 DATASET.IMAGE_SIZE 64 DATASET.NUM_WORKERS 0".split()
-PRESETS = sorted((PROJECT / "configs" / "imagenet").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -73,18 +72,7 @@ def test_every_network_and_method_has_an_index():
 
 
 def test_every_published_method_has_a_preset():
-    assert {*IMAGENET.published} <= {path.stem for path in PRESETS}
-
-
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_preset_is_the_published_recipe(path):
-    cfg = CFG.clone()
-    merge(cfg, read_yaml(path), str(path))
-    check(cfg, DISTILLERS[cfg.DISTILLER.TYPE])
-    solver = cfg.SOLVER
-    assert (solver.EPOCHS, solver.BATCH_SIZE, solver.LR, solver.WEIGHT_DECAY) == (100, 512, 0.2, 1e-4)
-    assert (solver.LR_DECAY_STAGES, solver.MOMENTUM, cfg.DATASET.AUGMENT) == ([30, 60, 90], 0.9, "weak")
-    assert DISTILLERS[cfg.DISTILLER.TYPE].__name__ == path.stem
+    assert {*IMAGENET.published} <= {path.stem for path in (PROJECT / "configs" / "imagenet").glob("*.yaml")}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +91,8 @@ def test_pair_trains_and_its_student_is_found(imagenet, data, tmp_path, flags, p
     teacher, student = pair.split("_")
     weights = tmp_path / "teacher.pth"
     torch.save(build_model("imagenet", teacher, 6).state_dict(), weights)
-    run = imagenet(distillation_main, *flags.split(), "--teacher_weights", weights, *data, "CRD.NCE.K", 4)
+    few = ["CRD.NCE.K", 4] if method == "CRD" else []
+    run = imagenet(distillation_main, *flags.split(), "--teacher_weights", weights, *data, *few)
     assert run.status == 0, run.err
     assert f"Running main with student={student}, teacher={teacher}, distiller={method}" in run.out
     logs, weights = (

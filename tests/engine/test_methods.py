@@ -35,9 +35,15 @@ def test_method_trains_and_its_student_is_found(script, teacher, index):
     assert last["meta"]["distiller"] == name
 
 
-@pytest.mark.parametrize("preset", ["KD_standardised", "KD_dot", "SKD_paper", "MLKD_two_view"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        *("KD_standardised", "DKD_standardised", "CTKD_standardised", "MLKD_standardised", "MLKD_two_view"),
+        *("KD_dot", "SKD_paper", "SDD_cvpr2024"),
+    ],
+)
 def test_variant_preset_trains(script, teacher, preset):
     flags = "--selected_student resnet8 --selected_teacher resnet8 --teacher_weights".split()
     cfg = PROJECT / "configs" / "cifar100" / f"{preset}.yaml"
-    augment = ["DATASET.AUGMENT", "two-view"] if preset == "MLKD_two_view" else []
+    augment = ["DATASET.AUGMENT", "two-view"] if "MLKD" in preset else []
     assert script(distillation_main, *flags, teacher, "--cfg", cfg, *ONE_EPOCH, *augment).status == 0, script.err

@@ -23,6 +23,12 @@ def flat(node, prefix=""):
     return values
 
 
+@pytest.mark.parametrize("benchmark", FROZEN)
+def test_every_preset_is_frozen(benchmark):
+    frozen = {flags.split()[-1] for flags in FROZEN[benchmark]["differences"] if "--cfg" in flags}
+    assert frozen == {path.name for path in (PROJECT / "configs" / benchmark).glob("*.yaml")} - {"Vanilla.yaml"}
+
+
 @pytest.mark.parametrize(("benchmark", "flags"), RUNS, ids=[" ".join(run) for run in RUNS])
 def test_flags_resolve_to_the_frozen_settings(benchmark, flags):
     frozen, words = FROZEN[benchmark], flags.split()
