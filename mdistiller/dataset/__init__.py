@@ -1,9 +1,7 @@
 """Data: what a config names, as loaders of augmented and normalised batches on the training device."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,11 +9,14 @@ from yacs.config import CfgNode
 
 from mdistiller.dataset.augment import rotate_and_mirror, weak
 from mdistiller.dataset.cifar100 import read_cifar100
-from mdistiller.dataset.folder import check_same_classes, find_images, read_images
+from mdistiller.dataset.fingerprint import fingerprint
+from mdistiller.dataset.folder import check_same_classes, find_images, find_validation, read_images
 from mdistiller.dataset.images import ImageFiles, ImageSet, resize_images
 from mdistiller.dataset.loaders import AUGMENTATIONS, BatchSource, Loader
+from mdistiller.dataset.memory import available_memory
 from mdistiller.dataset.streaming import FileLoader
 from mdistiller.dataset.synthetic import draw_synthetic
+from mdistiller.dataset.validation import hold_out
 from mdistiller.dataset.wnids import IMAGENET_WNIDS
 from mdistiller.errors import UserError, nearest
 
@@ -44,8 +45,8 @@ MISSING_BY_MISTAKE = 10  # classes: ImageNet with up to so many fewer is taken f
 class Source:
     """A type of data: how it is found, and its values of the keys of DATASET that a config leaves empty.
 
-    find: takes the config's DATASET and a split, "train" or "test", and returns that split's `ImageSet` in host memory
-    or its `ImageFiles`.
+    find: takes the config's DATASET and a split, "train", "test" or "val", and returns that split's `ImageSet` in host
+    memory or its `ImageFiles`; None where there are no images of their own for "val".
     root, image_size (a side, in pixels), mean and std (three numbers each, for values in 0..1): values of the keys.
     classes: those of a complete copy, where a copy can be incomplete by mistake.
     stays_in_files: the images are read from their files in every epoch, as photographs; other sets are held in memory.
@@ -53,7 +54,7 @@ class Source:
     posterize_bits: the fewest and the most bits that strong augmentation's Posterize keeps.
     """
 
-    find: Callable[[CfgNode, str], ImageSet | ImageFiles]
+    find: Callable[[CfgNode, str], ImageSet | ImageFiles | None]
     root: str
     image_size: int
     mean: tuple[float, ...]
@@ -65,16 +66,16 @@ class Source:
 
 
 def _find_cifar100(dataset, split):
-    return read_cifar100(dataset.ROOT, split)
+    return None if split == "val" else read_cifar100(dataset.ROOT, split)
 
 
 def _find_folder(dataset, split):
-    return find_images(dataset.ROOT, split)
+    return find_validation(dataset.ROOT) if split == "val" else find_images(dataset.ROOT, split)
 
 
 def _find_synthetic(dataset, split):
     counts = {"train": dataset.SYNTHETIC.TRAIN_IMAGES, "test": dataset.SYNTHETIC.TEST_IMAGES}
-    return draw_synthetic(counts[split], dataset.SYNTHETIC.SEED, split)
+    return draw_synthetic(counts[split], dataset.SYNTHETIC.SEED, split) if split in counts else None
 
 
 # What DATASET.TYPE takes.
@@ -103,6 +104,9 @@ class Data:
 
     classes: their names, in the order of the targets; image_size: of the batches' images, in pixels a side; mean, std:
     three numbers each, by which the batches are normalised; note: what a user should know of how the data is held.
+    val: what the best network is chosen on, None where there is no such split; val_from: in words, where it comes from.
+    fingerprints: the `fingerprint` of each split, by its name; that of "train" is of all training images, also of those
+    that are held out for "val".
     """
 
     train: BatchSource
@@ -112,6 +116,9 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str = ""
+    val: BatchSource | None = None
+    val_from: str = ""
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -146,31 +153,54 @@ def build_data(
 
     cfg: its DATASET as `fill_defaults` leaves it; it is not changed. splits: "train", "test" or both; only these are
     read, so that testing needs no training images. memory_format: of the batches' images.
-    The training loader shuffles, and augments as DATASET.AUGMENT says, from a generator seeded with `seed`; the test
-    loader does neither.
+    With "train" comes validation, where there is any: DATASET.VAL_FRACTION of the training images, held out by `seed`,
+    or `val` of a folder that has `test` as well.
+    The training loader shuffles, and augments as DATASET.AUGMENT says, from a generator seeded with `seed`; the others
+    do neither.
     Raises `UserError` for an unknown DATASET.AUGMENT, for a DATASET.IMAGE_SIZE at which the images would not fit into
-    memory, and for data that is missing or damaged.
+    memory, for two validation sets, and for data that is missing or damaged.
     """
     dataset = cfg.DATASET
     sets, note = _find(dataset, splits, device)
+    fingerprints = {split: fingerprint(image_set) for split, image_set in sets.items()}
+    val_from = "val/" if "val" in sets else ""
+    if "train" in sets and dataset.VAL_FRACTION:
+        sets["train"], sets["val"] = hold_out(sets["train"], dataset.VAL_FRACTION, seed)
+        fingerprints["val"] = fingerprint(sets["val"])
+        val_from = f"{dataset.VAL_FRACTION * 100:g} % of the training images"
     sets = {split: image_set.to(device) for split, image_set in sets.items()}
     statistics = tuple(dataset.MEAN), tuple(dataset.STD)
     train: Any = None
     test: Any = None
+    val: Any = None
     if "train" in sets:
         options = {"augment": dataset.AUGMENT, "shuffle": True, "generator": torch.Generator().manual_seed(seed)}
         train = _loader(sets["train"], cfg.SOLVER.BATCH_SIZE, *statistics, dataset, memory_format, **options)
     if "test" in sets:
         test = _loader(sets["test"], dataset.TEST.BATCH_SIZE, *statistics, dataset, memory_format)
-    return Data(train, test, next(iter(sets.values())).classes, dataset.IMAGE_SIZE, *statistics, note)
+    if "val" in sets:
+        val = _loader(sets["val"], dataset.TEST.BATCH_SIZE, *statistics, dataset, memory_format)
+    classes = next(iter(sets.values())).classes
+    return Data(train, test, classes, dataset.IMAGE_SIZE, *statistics, note, val, val_from, fingerprints)
 
 
 def _find(dataset, splits, device):
-    """The `ImageSet` (in host memory, at DATASET.IMAGE_SIZE) or `ImageFiles` of each split, and a note on them."""
+    """The `ImageSet` (in host memory, at DATASET.IMAGE_SIZE) or `ImageFiles` of each split, and a note on them.
+
+    With "train" comes "val", where it has images of its own.
+    """
     source = DATASETS[dataset.TYPE]
-    found = {split: source.find(dataset, split) for split in splits}
-    if len(found) == 2:
-        check_same_classes(found["train"], found["test"], dataset.ROOT)
+    splits = [*splits]
+    splits += ["val"] if "train" in splits else []
+    found = {split: image_set for split in splits if (image_set := source.find(dataset, split)) is not None}
+    if "val" in found and dataset.VAL_FRACTION:
+        raise UserError(
+            f"DATASET.VAL_FRACTION {dataset.VAL_FRACTION:g} and {dataset.ROOT}/val, beside test, are two validation "
+            "sets; type DATASET.VAL_FRACTION 0, or move that folder away"
+        )
+    if "train" in found:
+        for split, image_set in found.items():
+            check_same_classes(found["train"], image_set, dataset.ROOT, split)
     if source.classes:
         _check_complete(next(iter(found.values())).classes, dataset, source.classes)
     if source.stays_in_files or all(_has_size(image_set, dataset.IMAGE_SIZE) for image_set in found.values()):
@@ -198,18 +228,6 @@ def _has_size(found, image_size):
 def _hold(found, image_size):
     """`found`, an `ImageSet` or `ImageFiles`, as an `ImageSet` at `image_size`."""
     return resize_images(found, image_size) if isinstance(found, ImageSet) else read_images(found, image_size)
-
-
-def available_memory(device: torch.device | str) -> float:
-    """Bytes that are free on `device`; infinity on a system that does not tell."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return math.inf
 
 
 def _check_complete(classes, dataset, complete):

@@ -13,7 +13,8 @@ from mdistiller.errors import UserError
 def read_cifar100(root: str | os.PathLike[str], split: str) -> ImageSet:
     """Read the "train" (50,000 images) or "test" (10,000) split from `root`, downloading it there when it is missing.
 
-    Returns an `ImageSet` of uint8 (N, 3, 32, 32). Raises `UserError` when the files are neither there nor to be had.
+    Returns an `ImageSet` of uint8 (N, 3, 32, 32) in channels-last, as loaders hold them. Raises `UserError` when the
+    files are neither there nor to be had.
     """
     from torchvision.datasets import CIFAR100  # torchvision takes seconds to import, and only this reader needs it
 
@@ -24,7 +25,7 @@ def read_cifar100(root: str | os.PathLike[str], split: str) -> ImageSet:
         if not was_there and Path(root).is_dir() and not any(Path(root).iterdir()):
             Path(root).rmdir()
         raise UserError(_explain(Path(root), CIFAR100, error)) from error
-    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     return ImageSet(images, torch.tensor(data.targets), list(data.classes))
 
 

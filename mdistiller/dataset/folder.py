@@ -1,7 +1,8 @@
-"""Folders of images: ROOT/train/<class>/* and ROOT/test/<class>/*, or val in place of test."""
+"""Folders of images: ROOT/train/<class>/* and ROOT/test/<class>/*, or val in place of test or beside it."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,41 @@ from mdistiller.dataset.labels import find_label_file, read_flat_labels
 from mdistiller.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
-SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
+SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val"), "val": ("val",)}
 IMAGES = "images"  # Tiny-ImageNet keeps a folder's images in a subfolder of this name
 BLOCK = 256  # images that a thread reads in one go
 SHOW_PROGRESS_FROM = 20_000  # images
 
 
 def find_images(root: str | os.PathLike[str], split: str) -> ImageFiles:
-    """The image files of one split, "train" or "test", of the folder `root`; classes are its subfolders, sorted.
+    """The image files of one split, "train", "test" or "val", of the folder `root`; classes are its subfolders, sorted.
 
-    A test split without subfolders gets its labels from a file (`read_flat_labels`); nothing is moved or written.
+    A "test" or "val" without subfolders gets its labels from a file (`read_flat_labels`); nothing is moved or written.
     Hidden files and files whose extension is not in EXTENSIONS are passed over.
     Raises `UserError` when a folder is missing, empty or cannot be read, and where the labels do not fit the images.
     """
-    try:
+    with _named():
         return _find_images(Path(root), split)
+
+
+def find_validation(root: str | os.PathLike[str]) -> ImageFiles | None:
+    """The image files of `val` of the folder `root` where `test` has labels too, else None; raises as `find_images`.
+
+    Without a `test` that has labels, `val` is the test split; without labels of its own, or as a link to `test`, it is
+    passed over.
+    """
+    test, val = (Path(root, name) for name in SPLIT_FOLDERS["test"])
+    with _named():
+        if not all(folder.is_dir() and _has_labels(folder) for folder in (test, val)) or test.samefile(val):
+            return None
+        return _find_images(Path(root), "val")
+
+
+@contextmanager
+def _named():
+    """Turns an error of a folder into a `UserError` that names it."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}; expected a folder of images") from error
 
@@ -91,18 +112,23 @@ def read_folder(root: str | os.PathLike[str], split: str, image_size: int = 32) 
     return read_images(find_images(root, split), image_size)
 
 
-def check_same_classes(train: ImageSet | ImageFiles, test: ImageSet | ImageFiles, root: str | os.PathLike[str]) -> None:
-    """Raise `UserError` unless both splits of `root` have the same classes: a label must mean the same in both."""
-    if train.classes == test.classes:
+def check_same_classes(
+    train: ImageSet | ImageFiles, other: ImageSet | ImageFiles, root: str | os.PathLike[str], split: str = "test"
+) -> None:
+    """Raise `UserError` unless both splits of `root` have the same classes: a label must mean the same in both.
+
+    split: the name of the `other`.
+    """
+    if train.classes == other.classes:
         return
-    only_train, only_test = sorted({*train.classes} - {*test.classes}), sorted({*test.classes} - {*train.classes})
+    only_train, only_other = sorted({*train.classes} - {*other.classes}), sorted({*other.classes} - {*train.classes})
     missing = [
-        f"missing from {split}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
-        for split, names in (("test", only_train), ("train", only_test))
+        f"missing from {name}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        for name, names in ((split, only_train), ("train", only_other))
         if names
     ]
     raise UserError(
-        f"{root} has {len(train.classes)} classes in train and {len(test.classes)} in test ({'; '.join(missing)}): "
+        f"{root} has {len(train.classes)} classes in train and {len(other.classes)} in {split} ({'; '.join(missing)}): "
         "both need the same class folders; add or remove these"
     )
 
@@ -116,11 +142,15 @@ def _split_folder(root, split):
     folders = [root / name for name in names if (root / name).is_dir()]
     if folders:
         # ImageNet and Tiny-ImageNet come with a `test` that has no labels, beside `val`.
-        return next((folder for folder in folders if _class_folders(folder) or find_label_file(folder)), folders[-1])
+        return next((folder for folder in folders if _has_labels(folder)), folders[-1])
     raise UserError(
         f"no folder {' or '.join(names)} in {root}: expected {root}/{names[0]}/<class>/<image>; "
         "make it, or give another path with DATASET.ROOT <folder>"
     )
+
+
+def _has_labels(folder):
+    return bool(_class_folders(folder) or find_label_file(folder))
 
 
 def _image_files(folder, names, targets, classes):

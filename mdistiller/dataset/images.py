@@ -29,6 +29,11 @@ class ImageSet:
         """The same set with its tensors on `device`."""
         return ImageSet(self.images.to(device), self.targets.to(device), self.classes)
 
+    def select(self, rows: torch.Tensor) -> "ImageSet":
+        """A set of the images in `rows`, int64 (n,), with all classes; its images are in channels-last."""
+        images = self.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+        return ImageSet(images, self.targets[rows], self.classes)
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -53,6 +58,10 @@ class ImageFiles:
     def to(self, device: torch.device | str) -> "ImageFiles":
         """The same files with their targets on `device`."""
         return ImageFiles(self.root, self.names, self.targets.to(device), self.classes)
+
+    def select(self, rows: torch.Tensor) -> "ImageFiles":
+        """A set of the files in `rows`, int64 (n,), with all classes."""
+        return ImageFiles(self.root, self.names[rows.numpy()], self.targets[rows], self.classes)
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:

@@ -50,6 +50,7 @@ CFG.DATASET.MEAN = ()
 CFG.DATASET.STD = ()
 CFG.DATASET.NUM_CLASSES = 0  # of imagenet, where fewer than 1000 are meant; 0: 1000, or clearly fewer
 CFG.DATASET.AUGMENT = "weak"  # weak | strong | weak+strong | two-view
+CFG.DATASET.VAL_FRACTION = 0.0  # of the training images, held out to choose the best student on
 CFG.DATASET.NUM_WORKERS = 2  # processes that decode imagenet, at most one a core; other sets live on the device
 CFG.DATASET.TEST = CN()
 CFG.DATASET.TEST.BATCH_SIZE = 64
@@ -114,6 +115,7 @@ CHECKS = {
     "DATASET.STD": colour(is_above_zero, 'three numbers above 0 such as "[0.5,0.5,0.5]"'),
     "DATASET.NUM_CLASSES": INDEX,
     "DATASET.AUGMENT": one_of(*AUGMENTATIONS),
+    "DATASET.VAL_FRACTION": FRACTION,
     "DATASET.NUM_WORKERS": INDEX,
     "DATASET.TEST.BATCH_SIZE": COUNT,
     "DATASET.SYNTHETIC.TRAIN_IMAGES": COUNT,

@@ -20,6 +20,7 @@ def config(batch_size=64, **dataset):
         "TYPE": "synthetic",
         "NUM_CLASSES": 0,
         "NUM_WORKERS": 0,
+        "VAL_FRACTION": 0.0,
         "ROOT": "",
         "IMAGE_SIZE": 0,
         "AUGMENT": "weak+strong",

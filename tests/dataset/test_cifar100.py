@@ -71,7 +71,7 @@ def test_downloads_into_the_root(archive, tmp_path, split):
     data = read_cifar100(tmp_path / "data", split)
     count = COUNTS[split]
     assert data.images.shape == (count, 3, 32, 32) and data.images.dtype == torch.uint8
-    assert data.images.is_contiguous() and (data.images == count).all()
+    assert data.images.is_contiguous(memory_format=torch.channels_last) and (data.images == count).all()
     assert data.targets.tolist() == [2] * count and data.targets.dtype == torch.int64
     assert data.classes == NAMES
     assert (tmp_path / "data" / archive.name).exists()
