@@ -176,11 +176,10 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
                 write_table(flags.csv, evaluations)
         except UserError as error:
             errors.append(error)
-    # What is wrong with the data is so for every file on it.
-    *others, last = {str(error): error for error in errors}.values() or [None]
-    for other in others:
-        print_error(other)
-    if last:
+    if errors:  # what is wrong with the data is so for every file on it
+        *others, last = {str(error): error for error in errors}.values()
+        for other in others:
+            print_error(other)
         raise last
 
 
