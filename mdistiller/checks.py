@@ -54,7 +54,7 @@ def one_of(*values: Any) -> Check:
 def list_of(
     is_good: Callable[[Any], bool], expected: str, count: int | None = None, may_be_empty: bool = False
 ) -> Check:
-    """One or more items, or `count` of them, each good."""
+    """One or more items, each good; or `count` of them, or with `may_be_empty` none at all."""
 
     def are_good(values: Any) -> bool:
         fits = len(values) == count if count else may_be_empty or len(values) > 0

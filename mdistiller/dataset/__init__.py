@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from mdistiller.dataset.augment import rotate_and_mirror, weak
 from mdistiller.dataset.cifar100 import read_cifar100
 from mdistiller.dataset.folder import check_same_classes, find_images, read_images
 from mdistiller.dataset.images import ImageFiles, ImageSet, resize_images
@@ -48,6 +49,7 @@ class Source:
     root, image_size (a side, in pixels), mean and std (three numbers each, for values in 0..1): values of the keys.
     classes: those of a complete copy, where a copy can be incomplete by mistake.
     stays_in_files: the images are read from their files in every epoch, as photographs; other sets are held in memory.
+    weak_view: weak augmentation of a set that is held in memory, a function like `weak`.
     posterize_bits: the fewest and the most bits that strong augmentation's Posterize keeps.
     """
 
@@ -58,6 +60,7 @@ class Source:
     std: tuple[float, ...]
     classes: Sequence[str] = ()
     stays_in_files: bool = False
+    weak_view: Callable[[torch.Tensor, torch.Generator], torch.Tensor] = weak
     posterize_bits: tuple[int, int] = (1, 1)
 
 
@@ -86,7 +89,9 @@ DATASETS = {
         stays_in_files=True,
         posterize_bits=(4, 8),
     ),
-    "tiny_imagenet": Source(_find_folder, "data/tiny-imagenet-200", 64, *TINY_IMAGENET_STATISTICS),
+    "tiny_imagenet": Source(
+        _find_folder, "data/tiny-imagenet-200", 64, *TINY_IMAGENET_STATISTICS, weak_view=rotate_and_mirror
+    ),
     "folder": Source(_find_folder, "data", 32, *CIFAR100_STATISTICS),
     "synthetic": Source(_find_synthetic, "data", 32, *CIFAR100_STATISTICS),
 }
@@ -223,7 +228,7 @@ def _check_complete(classes, dataset, complete):
 
 def _loader(image_set, batch_size, mean, std, dataset, memory_format, **options):
     source = DATASETS[dataset.TYPE]
-    options |= {"memory_format": memory_format, "posterize_bits": source.posterize_bits}
+    options |= {"memory_format": memory_format, "weak_view": source.weak_view, "posterize_bits": source.posterize_bits}
     if isinstance(image_set, ImageSet):
         return Loader(image_set, batch_size, mean, std, **options)
     options["small"] = not source.stays_in_files

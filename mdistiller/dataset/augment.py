@@ -1,22 +1,18 @@
-"""Batched augmentation of uint8 images, on any device, equal to what PIL does one image at a time.
-
-Every operation takes `images`, a uint8 tensor (n, 3, H, W), and `magnitude`, a float tensor (n,) with each image's
-strength, and returns a uint8 tensor of the same shape. The published recipe was written with PIL, so PIL's rounding is
-part of it: each operation reproduces the named PIL call exactly.
+"""Batched augmentation of uint8 images, on any device.
 
 Random numbers are always drawn on the host, from a CPU generator: a seed gives the same pictures on every device, and
 the device never has to wait for a choice to be known.
 """
 
-import math
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
+from mdistiller.dataset.operations import operation_table, rotate
+
 CROP_PADDING = 4
+ROTATION = 20  # degrees, either way
 OPERATIONS_PER_IMAGE = 2
-CUTOUT_MAX_SIDE = 0.5
+CUTOUT_MAX_SIDE = 0.5  # of the image's width
 CUTOUT_COLOUR = (125, 123, 114)
 
 
@@ -42,6 +38,19 @@ def weak(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     # `runs` views every run of `width` neighbouring pixels; each row of a crop is one of them, copied in one piece.
     runs = padded.flatten().unfold(0, channels * width, channels)
     return runs.index_select(0, rows).view_as(pixels).permute(0, 3, 1, 2)
+
+
+def rotate_and_mirror(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Turn each image by up to 20 degrees either way, black outside, then mirror half of the images.
+
+    images: uint8 (n, 3, H, W). Returns the same shape. Equal to torchvision's RandomRotation(20) and
+    RandomHorizontalFlip of PIL images. Source: MDistiller's training on Tiny-ImageNet.
+    """
+    angles = torch.empty(len(images)).uniform_(-ROTATION, ROTATION, generator=generator)
+    mirrored = torch.randint(2, (len(images),), generator=generator).nonzero().flatten()
+    angles, mirrored = (draws.to(images.device, non_blocking=True) for draws in (angles, mirrored))
+    images = rotate(images, angles)
+    return images.index_copy_(0, mirrored, images.index_select(0, mirrored).flip(3))
 
 
 def strong(images: torch.Tensor, generator: torch.Generator, posterize_bits: tuple[int, int] = (1, 1)) -> torch.Tensor:
@@ -82,17 +91,22 @@ def random_operation(
 
 
 def cutout(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Paint one square on each image: its side is uniform in 0 to 0.5 of the shorter side, its centre over the image.
+    """Paint one square on each image as the SKD release does by PIL; its side is uniform in 0 to 0.5 of the width.
 
-    A pixel is painted when its middle lies inside the square; the part of a square outside the image is dropped.
+    A point is drawn in the image. Half a side left of it and above it, but not outside the image, is the square's
+    corner, from which the whole side is measured: near the left and the top edge the whole square remains, near the
+    right and the bottom edge a part. Both ends are painted, 8.3 % of the pixels of images of 32 pixels a side.
     images: uint8 (n, 3, H, W). Returns the same shape.
-    Source: Improved Regularization of Convolutional Neural Networks with Cutout, arXiv 1708.04552.
+    Source: Improved Regularization of Convolutional Neural Networks with Cutout, arXiv 1708.04552, whose square is
+    centred on the point.
     """
     count, _, height, width = images.shape
-    y, x, side = torch.rand(3, count, 1, generator=generator).to(images.device, non_blocking=True)
-    half = side * CUTOUT_MAX_SIDE * min(height, width) / 2
-    rows = (torch.arange(height, device=images.device) + 0.5 - y * height).abs() < half
-    columns = (torch.arange(width, device=images.device) + 0.5 - x * width).abs() < half
+    y, x, side = torch.rand(3, count, 1, generator=generator).double()
+    side = side * CUTOUT_MAX_SIDE * width
+    spans = torch.stack([*_cutout_span(y, side, height), *_cutout_span(x, side, width)])
+    top, bottom, left, right = spans.to(images.device, non_blocking=True)
+    rows, columns = (torch.arange(length, device=images.device) for length in (height, width))
+    rows, columns = (top <= rows) & (rows <= bottom), (left <= columns) & (columns <= right)
     square = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
     images = images.clone()
     for channel, value in enumerate(CUTOUT_COLOUR):
@@ -100,160 +114,11 @@ def cutout(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return images
 
 
-def operation_table(posterize_bits: tuple[int, int] = (1, 1)) -> dict[str, tuple[Callable, float, float]]:
-    """The strong operations as {name: (function, lowest magnitude, highest magnitude)}."""
-    return {
-        "AutoContrast": (autocontrast, 0, 1),
-        "Brightness": (brightness, 0.05, 0.95),
-        "Color": (color, 0.05, 0.95),
-        "Contrast": (contrast, 0.05, 0.95),
-        "Equalize": (equalize, 0, 1),
-        "Identity": (identity, 0, 1),
-        "Posterize": (posterize, *posterize_bits),
-        "Rotate": (rotate, -30, 30),
-        "Sharpness": (sharpness, 0.05, 0.95),
-        "ShearX": (shear_x, -0.3, 0.3),
-        "ShearY": (shear_y, -0.3, 0.3),
-        "Solarize": (solarize, 0, 256),
-        "TranslateX": (translate_x, -0.3, 0.3),
-        "TranslateY": (translate_y, -0.3, 0.3),
-    }
+def _cutout_span(uniform, side, length):
+    """The first and the last pixel that a square covers along an axis of `length` pixels; the last may lie outside.
 
-
-def identity(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """The images as they are; the magnitude is not used."""
-    return images
-
-
-def autocontrast(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`ImageOps.autocontrast(image)`: stretch each channel to 0..255; the magnitude is not used."""
-    pixels = images.flatten(2)
-    low, high = pixels.amin(2, keepdim=True).double(), pixels.amax(2, keepdim=True).double()
-    # A tensor over a tensor: `255 / tensor` would be the product with a reciprocal, which rounds differently.
-    scale = torch.where(high > low, torch.full_like(low, 255) / (high - low), torch.ones_like(low))
-    offset = torch.where(high > low, -low * scale, torch.zeros_like(low))
-    table = torch.arange(256, device=images.device) * scale + offset
-    return _look_up(table, pixels.long()).view_as(images)
-
-
-def equalize(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`ImageOps.equalize(image)`: flatten each channel's histogram; the magnitude is not used."""
-    pixels = images.flatten(2).long()
-    histogram = torch.zeros(*pixels.shape[:2], 256, dtype=torch.int32, device=images.device)
-    histogram.scatter_add_(2, pixels, torch.ones((), dtype=torch.int32, device=images.device).expand_as(pixels))
-    brightest = histogram.gather(2, pixels.amax(2, keepdim=True))
-    step = (pixels.shape[2] - brightest) // 255
-    darker = histogram.cumsum(2, dtype=torch.int32) - histogram
-    table = (step // 2 + darker) // step.clamp(min=1)
-    unchanged = torch.arange(256, dtype=torch.int32, device=images.device)
-    return _look_up(torch.where(step > 0, table, unchanged), pixels).view_as(images)
-
-
-def posterize(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`ImageOps.posterize(image, bits)`: keep the highest int(magnitude) bits of each value, 1 to 8."""
-    step = 2 ** (8 - magnitude.int())
-    return images & _per_image(256 - step).to(torch.uint8)
-
-
-def solarize(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`ImageOps.solarize(image, threshold)`: invert the values that reach the threshold, 0 to 256."""
-    inverted = images >= _per_image(magnitude)
-    return images ^ inverted.to(torch.uint8) * 255
-
-
-def brightness(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`ImageEnhance.Brightness(image).enhance(factor)`: blend with black."""
-    return _blend(torch.zeros_like(images), images, magnitude)
-
-
-def color(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`ImageEnhance.Color(image).enhance(factor)`: blend with the grey image."""
-    return _blend(_luminance(images), images, magnitude)
-
-
-def contrast(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`ImageEnhance.Contrast(image).enhance(factor)`: blend with the mean grey."""
-    total, count = _luminance(images).sum((2, 3), keepdim=True), images.shape[2] * images.shape[3]
-    return _blend((2 * total + count) // (2 * count), images, magnitude)
-
-
-def sharpness(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`ImageEnhance.Sharpness(image).enhance(factor)`: blend with the smoothed image, whose border is the original."""
-    wide = images.float()
-    box = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
-    box = box[..., :-2] + box[..., 1:-1] + box[..., 2:]
-    weighted = box.add_(wide[..., 1:-1, 1:-1], alpha=4)  # kernel 1 1 1 / 1 5 1 / 1 1 1, whose sum is 13
-    smooth = wide.clone()
-    smooth[..., 1:-1, 1:-1] = weighted.div_(13).add_(0.5).floor_()
-    return _blend(smooth, images, magnitude)
-
-
-def rotate(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`image.rotate(angle)`: degrees counter-clockwise about the centre, nearest pixel, black outside."""
-    height, width = images.shape[2:]
-    angle = -torch.deg2rad(magnitude.double())
-    cos, sin = angle.cos(), angle.sin()
-    x, y = width / 2, height / 2
-    return _affine(images, cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
-
-
-def shear_x(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`image.transform(size, AFFINE, (1, magnitude, 0, 0, 1, 0))`: nearest pixel, black outside."""
-    return _affine(images, b=magnitude.double())
-
-
-def shear_y(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`image.transform(size, AFFINE, (1, 0, 0, magnitude, 1, 0))`: nearest pixel, black outside."""
-    return _affine(images, d=magnitude.double())
-
-
-def translate_x(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`image.transform(size, AFFINE, (1, 0, magnitude * width, 0, 1, 0))`: nearest pixel, black outside."""
-    return _affine(images, c=(magnitude.double() * images.shape[3] + 0.5).floor())
-
-
-def translate_y(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
-    """`image.transform(size, AFFINE, (1, 0, 0, 0, 1, magnitude * height))`: nearest pixel, black outside."""
-    return _affine(images, f=(magnitude.double() * images.shape[2] + 0.5).floor())
-
-
-def _per_image(values):
-    return values.view(-1, 1, 1, 1)
-
-
-def _look_up(table, pixels):
-    """Replace each value of `pixels`, int64 (n, 3, H * W), by its entry in `table`, (n, 3, 256)."""
-    return table.clamp_(0, 255).to(torch.uint8).gather(2, pixels)
-
-
-def _luminance(images):
-    """PIL's conversion to mode L. Returns int32 (n, 1, H, W)."""
-    red, green, blue = images.int().unsqueeze(2).unbind(1)
-    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
-
-
-def _blend(degenerate, images, factor):
-    """`Image.blend`: single precision, then truncated."""
-    degenerate = degenerate.float()
-    return (images - degenerate).mul_(_per_image(factor.float())).add_(degenerate).clamp_(0, 255).to(torch.uint8)
-
-
-def _affine(images, a=1, b=0, c=0, d=0, e=1, f=0):
-    """Pixel (x, y) of the result is pixel (ax + by + c, dx + ey + f) of the image, or black where that is outside.
-
-    Each coefficient is a number or a float64 tensor (n,). Positions are in 16.16 fixed point, as PIL computes them.
+    uniform: in 0..1, float64 (n, 1), the place of the point; the release draws it in 1..length, as NumPy's
+    `uniform(length)` means. side: float64 (n, 1). Returns two whole float64 (n, 1).
     """
-    channels, height, width = images.shape[1:]
-
-    def fixed(value):
-        scaled = value * 65536 + 0.5
-        return scaled.floor().int().view(-1, 1, 1) if torch.is_tensor(value) else math.floor(scaled)
-
-    rows = torch.arange(height, dtype=torch.int32, device=images.device).view(1, height, 1)
-    columns = torch.arange(width, dtype=torch.int32, device=images.device).view(1, 1, width)
-    x = (fixed(a) * columns + (fixed(b) * rows + fixed(c + (a + b) * 0.5))) >> 16
-    y = (fixed(d) * columns + (fixed(e) * rows + fixed(f + (d + e) * 0.5))) >> 16
-    # One black pixel all around stands for everything outside.
-    index = (y.clamp_(-1, height) + 1) * (width + 2) + (x.clamp_(-1, width) + 1)
-    index = index.long().flatten(1).unsqueeze(1).expand(-1, channels, -1)
-    return F.pad(images, [1] * 4).flatten(2).gather(2, index).view_as(images)
+    first = (1 + (length - 1) * uniform - side / 2).clamp(min=0).floor()
+    return first, (first + side).floor()

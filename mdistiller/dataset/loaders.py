@@ -3,7 +3,7 @@
 Source of the idea: Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,8 @@ class BatchSource:
     augment: "none", "weak" or "strong"; "weak+strong", which has every image twice in an epoch, once in each way, all
     shuffled together; or "two-view", which has every image once, in both ways in the same batch.
     mean, std: three numbers each, for values in 0..1. generator: a CPU generator, which makes every random choice, so
-    that the batches depend on its state alone and not on the device. posterize_bits: of `distort`.
+    that the batches depend on its state alone and not on the device. weak_view: what weak augmentation does, a function
+    like `weak`. posterize_bits: of `distort`.
 
     A batch is a dict of `image`, float32 (B, 3, H, W) in `memory_format`; `target`, int64 (B,); and `index`, int64
     (B,), the row in the image set. With "two-view" it has `image_weak`, which is `image`, and `image_strong` as well.
@@ -41,6 +42,7 @@ class BatchSource:
         shuffle: bool = False,
         generator: torch.Generator | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
+        weak_view: Callable[[torch.Tensor, torch.Generator], torch.Tensor] = weak,
         posterize_bits: tuple[int, int] = (1, 1),
     ) -> None:
         if augment not in AUGMENTATIONS:
@@ -54,6 +56,7 @@ class BatchSource:
         self.shuffle = shuffle
         self.generator = generator if generator is not None else torch.Generator()
         self.memory_format = memory_format
+        self.weak_view = weak_view
         self.posterize_bits = posterize_bits
         self._mean, self._std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std))
 
@@ -93,8 +96,8 @@ class BatchSource:
         """
         views = [self._augment(images, entries)]
         if self.augment == "two-view":
-            cropped = self._crop(images if images_strong is None else images_strong)
-            views.append(distort(cropped, self.generator, self.posterize_bits))
+            weak_view = self._weak(images if images_strong is None else images_strong)
+            views.append(distort(weak_view, self.generator, self.posterize_bits))
         return views
 
     def _batch(self, rows, views):
@@ -112,7 +115,7 @@ class BatchSource:
     def _augment(self, images, entries):
         if self.augment == "none":
             return images
-        images = self._crop(images)
+        images = self._weak(images)
         if self.augment == "strong":
             return distort(images, self.generator, self.posterize_bits)
         if self.augment == "weak+strong":
@@ -121,8 +124,8 @@ class BatchSource:
             return images.index_copy_(0, places, distorted)
         return images
 
-    def _crop(self, images):
-        return weak(images, self.generator)
+    def _weak(self, images):
+        return self.weak_view(images, self.generator)
 
     def _normalise(self, images):
         # Bytes are the cheapest to lay out anew; statistics of an image's shape are faster on a CPU than a broadcast.

@@ -71,8 +71,8 @@ class FileLoader(BatchSource):
             views = [view.to(self.device, non_blocking=True) for view in views]
             yield self._batch(self._rows(entries), self._views(entries, *views))
 
-    def _crop(self, images):
-        return super()._crop(images) if self.small else images  # workers have cropped them
+    def _weak(self, images):
+        return super()._weak(images) if self.small else images  # workers have cropped them
 
 
 def available_cores() -> int:

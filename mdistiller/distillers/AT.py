@@ -34,7 +34,7 @@ class AT(FeatureDistiller):
     transfers = "spatial attention maps"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.AT)
+        super().__init__(student, teacher, cfg)
         self.p = cfg.AT.P
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:

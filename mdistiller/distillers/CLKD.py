@@ -45,7 +45,7 @@ class CLKD(LogitDistiller):
     transfers = "normalised logits by image and by class, class covariance"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.CLKD.LOSS.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.kd_weight = cfg.CLKD.LOSS.KD_WEIGHT
         self.correlation_weight = cfg.CLKD.LOSS.CORRELATION_WEIGHT
         self.beta = cfg.CLKD.BETA

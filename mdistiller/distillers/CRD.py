@@ -135,7 +135,7 @@ class CRD(FeatureDistiller):
     transfers = "pooled features, contrasted with other classes'"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any, num_data: int):
-        super().__init__(student, teacher, cfg.CRD)
+        super().__init__(student, teacher, cfg)
         self.num_data = num_data
         self.k = cfg.CRD.NCE.K
         self.is_exact = cfg.CRD.MODE == "exact"

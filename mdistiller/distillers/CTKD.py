@@ -48,7 +48,7 @@ class CTKD(LogitDistiller):
     index = 19
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.CTKD.LOSS.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.kd_weight = cfg.CTKD.LOSS.KD_WEIGHT
         self.t_start = cfg.CTKD.T_START
         self.t_range = cfg.CTKD.T_RANGE

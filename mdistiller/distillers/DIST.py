@@ -45,7 +45,7 @@ class DIST(LogitDistiller):
     index = 17
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.DIST.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.beta = cfg.DIST.BETA
         self.gamma = cfg.DIST.GAMMA
         self.temperature = cfg.DIST.T

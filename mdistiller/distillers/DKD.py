@@ -65,7 +65,7 @@ class DKD(LogitDistiller):
     transfers = "target and non-target logits, decoupled"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.DKD.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.alpha = cfg.DKD.ALPHA
         self.beta = cfg.DKD.BETA
         self.temperature = cfg.DKD.T

@@ -38,7 +38,7 @@ class FitNet(FeatureDistiller):
     transfers = "one feature map"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.FITNET)
+        super().__init__(student, teacher, cfg)
         self.hint_layer = cfg.FITNET.HINT_LAYER
         side = cfg.DATASET.IMAGE_SIZE
         shapes_student, shapes_teacher = get_feat_shapes(

@@ -34,7 +34,7 @@ class KD(LogitDistiller):
     transfers = "softened logits"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.KD.LOSS.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.kd_weight = cfg.KD.LOSS.KD_WEIGHT
         self.temperature = cfg.KD.TEMPERATURE
 

@@ -71,7 +71,7 @@ class KDSVD(FeatureDistiller):
     index = 16
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.KDSVD)
+        super().__init__(student, teacher, cfg)
         self.k = cfg.KDSVD.K
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:

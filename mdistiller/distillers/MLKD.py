@@ -85,7 +85,7 @@ class MLKD(LogitDistiller):
         return cfg.MLKD.VIEWS
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.MLKD.LOSS.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.kd_weight = cfg.MLKD.LOSS.KD_WEIGHT
         self.temperatures = list(cfg.MLKD.TEMPERATURES)
         self.has_two_views = cfg.MLKD.VIEWS == 2

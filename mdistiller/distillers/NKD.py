@@ -45,7 +45,7 @@ class NKD(LogitDistiller):
     index = 18
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.NKD.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.gamma = cfg.NKD.GAMMA
         self.temperature = cfg.NKD.T
 

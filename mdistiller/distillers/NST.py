@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from ._base import Features
 from ._common import full_precision, pool_larger, total
@@ -40,9 +39,6 @@ class NST(FeatureDistiller):
     venue = "arXiv 2017"
     transfers = "distribution of neurons' maps"
     index = 12
-
-    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.NST)
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
         return total(nst_loss(*stage) for stage in self.pair(features_student["feats"], features_teacher["feats"]))

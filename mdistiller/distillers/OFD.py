@@ -77,7 +77,7 @@ class OFD(FeatureDistiller):
     margins: torch.Tensor
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.OFD)
+        super().__init__(student, teacher, cfg)
         channels = self.pair_channels()
         self.connectors = Connectors(channels, cfg.OFD.CONNECTOR.KERNEL_SIZE)
         batch_norms = batch_norms_before_relu(teacher)[-len(channels) :]

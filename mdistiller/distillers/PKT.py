@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from ._base import Features
 from ._common import full_precision
@@ -36,9 +35,6 @@ class PKT(FeatureDistiller):
     venue = "ECCV 2018"
     transfers = "similarity of pooled features as probabilities"
     index = 13
-
-    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.PKT)
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
         return pkt_loss(features_student["pooled_feat"], features_teacher["pooled_feat"])

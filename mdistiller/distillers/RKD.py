@@ -62,7 +62,7 @@ class RKD(FeatureDistiller):
     transfers = "distances and angles between pooled features"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.RKD)
+        super().__init__(student, teacher, cfg)
         self.distance_weight = cfg.RKD.DISTANCE_WEIGHT
         self.angle_weight = cfg.RKD.ANGLE_WEIGHT
         self.squared = cfg.RKD.PDIST.SQUARED

@@ -101,10 +101,10 @@ class ReviewKD(Distiller):
     teacher: nn.Module
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.REVIEWKD.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.reviewkd_weight = cfg.REVIEWKD.REVIEWKD_WEIGHT
         self.warmup = cfg.REVIEWKD.WARMUP_EPOCHS
-        self.student_key = "preact_feats" if cfg.REVIEWKD.STU_PREACT else "feats"
+        self.takes_preact = cfg.REVIEWKD.STU_PREACT
         # Channels do not depend on the size of the image, so that any will do.
         features_student, features_teacher = (probe_features(network, (32, 32)) for network in (student, teacher))
         stages = self.pair_maps(features_student, features_teacher)
@@ -119,11 +119,13 @@ class ReviewKD(Distiller):
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Pairs of maps (student's, teacher's): the pooled features, then the stages from the deepest on."""
 
-        def maps(network: nn.Module, features: Features, key: str) -> list[torch.Tensor]:
-            return [*stages_of(network, features[key]), features["pooled_feat"][:, :, None, None]]
+        def with_pooled(network: nn.Module, maps: Sequence[torch.Tensor], features: Features) -> list[torch.Tensor]:
+            return [*stages_of(network, maps), features["pooled_feat"][:, :, None, None]]
 
-        maps_student = maps(self.student, features_student, self.student_key)
-        return pair_stages(maps_student, maps(self.teacher, features_teacher, "preact_feats"))[::-1]
+        maps_student = features_student["preact_feats" if self.takes_preact else "feats"]
+        student = with_pooled(self.student, maps_student, features_student)
+        teacher = with_pooled(self.teacher, features_teacher["preact_feats"], features_teacher)
+        return pair_stages(student, teacher)[::-1]
 
     def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         losses, deeper = [], None

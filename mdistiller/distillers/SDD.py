@@ -70,7 +70,7 @@ class SDD(LogitDistiller):
     has_own_folders = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.SDD.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.scales = cfg.SDD.SCALES
         self.alpha = cfg.SDD.ALPHA
         self.beta = cfg.SDD.BETA

@@ -47,7 +47,7 @@ class SKD(LogitDistiller):
     transfers = "logits of each image, directions between the images of a batch"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg, cfg.SKD.LOSS.CE_WEIGHT)
+        super().__init__(student, teacher, cfg)
         self.form = cfg.SKD.FORM
         self.temperature = cfg.SKD.TEMPERATURE
         self.tikhonov = cfg.SKD.TIKHONOV

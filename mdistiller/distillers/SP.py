@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ._base import Features
 from ._common import full_precision
@@ -33,9 +32,6 @@ class SP(FeatureDistiller):
     venue = "ICCV 2019"
     transfers = "similarity of feature maps within a batch"
     index = 14
-
-    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.SP)
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
         return sp_loss(features_student["feats"][-1], features_teacher["feats"][-1])

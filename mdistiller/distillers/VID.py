@@ -59,7 +59,7 @@ class VID(FeatureDistiller):
     index = 15
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
-        super().__init__(student, teacher, cfg.VID)
+        super().__init__(student, teacher, cfg)
         self.eps = cfg.VID.EPS
         channels = self.pair_channels()
         self.regressors = nn.ModuleList(make_regressor(*pair) for pair in channels)

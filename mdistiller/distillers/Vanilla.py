@@ -13,12 +13,8 @@ class Vanilla(Distiller):
 
     needs_teacher = False
 
-    def __init__(self, student: nn.Module):
-        super().__init__(student, None)
-
-    @classmethod
-    def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Vanilla":
-        return cls(student)
+    def __init__(self, student: nn.Module, teacher: None = None, cfg: Any = None):
+        super().__init__(student, None, cfg)
 
     def losses(self, student: Output, teacher: Any, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         return {}

@@ -18,7 +18,8 @@ from .foreign import is_file_reference, load_class, split_reference
 __all__ = ["DISTILLERS", "Distiller", "build_distiller", "canonical_name", "find_method"]
 
 PUBLISHED_INDICES = 12  # the first so many of each benchmark belong to published tables
-ALIASES = {"VANILLA": "NONE"}  # MDistiller's name of plain training
+PLAIN_TRAINING = "NONE"  # as MDistiller calls it
+ALIASES = {"VANILLA": PLAIN_TRAINING}
 
 
 def _discover() -> dict[str, type[Distiller]]:
@@ -28,7 +29,13 @@ def _discover() -> dict[str, type[Distiller]]:
     """
     methods: dict[str, type[Distiller]] = {}
     owners: dict[int, str] = {}
-    for name in sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name[0].isupper()):
+    for name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        if name.startswith("_") or name == "foreign":
+            continue
+        if not name[0].isupper():
+            raise ImportError(
+                f"{name}.py holds no method: a method's file begins with a capital letter, all else with _"
+            )
         method = getattr(importlib.import_module(f".{name}", __name__), name, None)
         if not (isinstance(method, type) and issubclass(method, Distiller)):
             raise ImportError(f"{name}.py must hold the class {name}, derived from mdistiller.distillers.Distiller")
@@ -36,7 +43,10 @@ def _discover() -> dict[str, type[Distiller]]:
             owner = "a published method" if method.index < PUBLISHED_INDICES else owners.setdefault(method.index, name)
             if owner != name:
                 raise ImportError(f"{name}.index is {method.index}, which belongs to {owner}; take a free number")
-        methods[ALIASES.get(name.upper(), name.upper())] = method
+        key = ALIASES.get(name.upper(), name.upper())
+        if key in methods:
+            raise ImportError(f"{name}.py and {methods[key].__name__}.py differ in case alone; rename one")
+        methods[key] = method
     return methods
 
 
@@ -71,6 +81,13 @@ def find_method(name: str) -> type[Distiller]:
     return load_class(name) if is_file_reference(name) else DISTILLERS[name]
 
 
+def check_settings(method: type[Distiller], cfg: Any) -> None:
+    """Raise UserError for a value, in a section that `method` reads, that it cannot have."""
+    for base in method.__mro__:
+        if issubclass(base, Distiller) and base.checks:
+            require_all(base.checks, cfg.get(base.section(), {}), base.section())
+
+
 def build_distiller(
     name: str, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None
 ) -> Distiller:
@@ -80,5 +97,5 @@ def build_distiller(
     that keep a memory of them. Raises UserError for an unknown name, and for values of `cfg` that it cannot have.
     """
     method = find_method(name)
-    require_all(method.checks, cfg.get(method.section(), {}), method.section())
+    check_settings(method, cfg)
     return method.build(student, teacher, cfg, num_data)

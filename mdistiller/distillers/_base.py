@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from mdistiller.checks import Check
+from mdistiller.models import Features
 
 from ._common import cross_entropy
-
-Features = dict[str, Any]  # what a network returns beside its logits, as `mdistiller.models` describes
 
 
 class Output(NamedTuple):
@@ -20,10 +19,14 @@ class Output(NamedTuple):
     features: Features
 
 
+# Attributes of a class that one which derives from it does not inherit.
+OWN = ("defaults", "checks", "ignored", "index", "has_own_folders")
+
+
 class Distiller(nn.Module):
     """A student, a frozen teacher, and a rule that turns what both return into losses.
 
-    A method is a subclass in a file of its name beside this one, which is all that it takes: it is then listed, chosen,
+    A method is a subclass in a file of its name beside this one. No more is needed: it is then listed, chosen,
     configured, checked and tested by its name. It defines `losses`, or the simpler hook of `LogitDistiller` or
     `FeatureDistiller`; its class attributes say the rest. `forward_train` runs both networks once; only a method whose
     paper does otherwise, such as by two views of an image, overrides it.
@@ -56,19 +59,40 @@ class Distiller(nn.Module):
     # Whether a config may hold sections that are not known before, for the method to read.
     takes_new_sections: ClassVar[bool] = False
 
-    def __init__(self, student: nn.Module, teacher: nn.Module | None, ce_weight: float = 1.0):
-        """ce_weight: of the cross-entropy on the labels, which every method has."""
+    def __init__(self, student: nn.Module, teacher: nn.Module | None, cfg: Any = None):
+        """cfg: the whole config, whose CE_WEIGHT in the method's section, or in LOSS there, weighs the cross-entropy on
+        the labels; without one it weighs 1.
+        """
         super().__init__()
         self.student = student
         self.teacher = teacher
-        self.ce_weight = ce_weight
+        self.ce_weight = self.weight_of("CE_WEIGHT", cfg)
         if teacher is not None:
             teacher.requires_grad_(False)
 
+    def __init_subclass__(cls, **kwargs: Any):
+        """What a method declares is its own: one that derives from another has neither its section nor its place."""
+        super().__init_subclass__(**kwargs)
+        for name in OWN:
+            if name not in vars(cls):
+                setattr(cls, name, vars(Distiller)[name])
+
     @classmethod
     def section(cls) -> str:
-        """The name of the method's section in a config."""
+        """The name that the method's own section has in a config."""
         return cls.__name__.upper()
+
+    @classmethod
+    def sections(cls) -> list[str]:
+        """Names of the sections that the method reads: its own, then those of methods that it derives from."""
+        bases = [base for base in cls.__mro__ if issubclass(base, Distiller) and base.defaults]
+        return list(dict.fromkeys(base.section() for base in bases))
+
+    @classmethod
+    def weight_of(cls, key: str, cfg: Any) -> float:
+        """The loss weight `key` of the method's section, or of LOSS there; 1 where there is none."""
+        section = cfg[cls.sections()[0]] if cfg is not None and cls.sections() else {}
+        return section.get("LOSS", section).get(key, 1.0)
 
     @classmethod
     def number_of_views(cls, cfg: Any) -> int:

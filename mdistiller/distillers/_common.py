@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mdistiller.models import Features
+
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S")
@@ -134,7 +136,7 @@ def find_classifier(network: nn.Module) -> nn.Linear:
 
 
 @torch.no_grad()
-def probe_features(network: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
+def probe_features(network: nn.Module, input_size: Sequence[int]) -> Features:
     """Features of a blank image of `input_size` (height, width), in eval mode; leaves the network as it was."""
     training = {module: module.training for module in network.modules()}
     parameter = next(network.parameters())

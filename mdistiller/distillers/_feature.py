@@ -11,23 +11,21 @@ from ._common import S, T, pair_stages, stage_channels, stages_of
 
 
 class FeatureDistiller(Distiller):
-    """LOSS.CE_WEIGHT · cross-entropy + LOSS.FEAT_WEIGHT · the `feature_loss` of a method.
-
-    section: the method's own of the config, where the two weights are.
-    """
+    """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · the `feature_loss` of a method."""
 
     teacher: nn.Module
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, section: Any):
-        super().__init__(student, teacher, section.LOSS.CE_WEIGHT)
-        self.feat_weight = section.LOSS.FEAT_WEIGHT
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg)
+        self.feat_weight = self.weight_of("FEAT_WEIGHT", cfg)
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
-        """A scalar, of what the networks return beside their logits; keywords as of `forward_train`."""
+        """A scalar, of what the networks return beside logits; keywords: `target` and those of `forward_train`."""
         raise NotImplementedError(f"{type(self).__name__} must define feature_loss")
 
     def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
-        return {"loss_kd": self.feat_weight * self.feature_loss(student.features, teacher.features, **kwargs)}
+        loss = self.feature_loss(student.features, teacher.features, target=target, **kwargs)
+        return {"loss_kd": self.feat_weight * loss}
 
     def pair(self, entries_student: Sequence[S], entries_teacher: Sequence[T]) -> list[tuple[S, T]]:
         """Pairs (student's, teacher's) of entries that each network has one of a stage, stems left out.

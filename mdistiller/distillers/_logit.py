@@ -35,8 +35,8 @@ class LogitDistiller(Distiller):
     compares_logits = True
     teacher: nn.Module
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any, ce_weight: float):
-        super().__init__(student, teacher, ce_weight)
+    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
+        super().__init__(student, teacher, cfg)
         self.is_standardised = cfg.DISTILLER.LOGIT_STANDARDIZATION
 
     def distillation_losses(

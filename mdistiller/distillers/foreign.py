@@ -1,8 +1,10 @@
 """Distiller files from outside the package, such as those written for MDistiller."""
 
 import functools
+import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,15 +15,17 @@ from torch import nn
 
 from mdistiller.errors import UserError
 
-from ._base import Distiller
+from ._base import OWN, Distiller
+
+INPUT_SIZE_SECTIONS, MDISTILLER_INPUT_SIZE = ("FITNET", "VID"), (32, 32)
 
 
 class ForeignDistiller(Distiller):
     """Stands before a file's own class and gives it what such files count on.
 
     They call `.view` on feature maps, which must be contiguous then; they may change their teacher, read sections of
-    their own from the config, probe shapes at a section's INPUT_SIZE, take `num_data` or not, name in `forward_train`
-    only the keywords that they use, list their own parameters, and return losses that are not reduced.
+    their own from the config, probe shapes at FITNET.INPUT_SIZE or VID's, take `num_data` or not, name in
+    `forward_train` only the keywords that they use, list their own parameters, and return losses that are not reduced.
     """
 
     teacher_is_constant = False
@@ -41,11 +45,10 @@ class ForeignDistiller(Distiller):
                 "SECTION.KEY VALUE"
             ) from error
 
-    def forward(self, **kwargs: Any) -> Any:
-        if not self.training:
-            return super().forward(**kwargs)
+    def forward_train(self, image: torch.Tensor, target: torch.Tensor, **kwargs: Any) -> Any:
+        given = {"image": image, "target": target, **kwargs}
         takes = self.keywords
-        logits, losses = self.forward_train(**{k: v for k, v in kwargs.items() if takes is None or k in takes})
+        logits, losses = super().forward_train(**{k: v for k, v in given.items() if takes is None or k in takes})
         return logits, {name: loss.mean() for name, loss in losses.items()}
 
     def extra_parameters(self) -> list[nn.Parameter]:
@@ -55,20 +58,19 @@ class ForeignDistiller(Distiller):
 
     @functools.cached_property
     def keywords(self) -> set[str] | None:
-        """Names of the arguments of `forward_train`, or None where it takes any."""
-        parameters = inspect.signature(self.forward_train).parameters.values()
+        """Names of the arguments of the file's own `forward_train`, or None where it takes any."""
+        parameters = inspect.signature(super().forward_train).parameters.values()
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         return None if takes_any else {parameter.name for parameter in parameters}
 
 
 def with_input_size(cfg: Any) -> Any:
-    """A copy of the config in which every section's INPUT_SIZE is that of the data."""
-    cfg = cfg.clone()
+    """A copy of the config in which MDistiller's two INPUT_SIZE are those of the data, where nobody has set them."""
+    cfg, side = cfg.clone(), cfg.DATASET.IMAGE_SIZE
     cfg.defrost()
-    side = cfg.DATASET.IMAGE_SIZE
-    for section in cfg.values():
-        if isinstance(section, dict) and "INPUT_SIZE" in section and side:
-            section["INPUT_SIZE"] = (side, side)
+    for section in INPUT_SIZE_SECTIONS:
+        if side and tuple(cfg[section].INPUT_SIZE) == MDISTILLER_INPUT_SIZE:
+            cfg[section].INPUT_SIZE = (side, side)
     return cfg
 
 
@@ -98,7 +100,8 @@ def load_class(reference: str) -> type[Distiller]:
 
 @functools.cache
 def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
-    name = f"{__package__}._file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}"
+    place = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]  # two files of one name may lie in different folders
+    name = f"{__package__}._file_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{place}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # both exist for a name that ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -116,6 +119,5 @@ def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
             f"{', '.join(own) or 'none that derives from mdistiller.distillers.Distiller'}"
         )
     theirs = getattr(module, class_name)
-    # Those of a method that it derives from belong to that method's section.
-    own_values = {key: vars(theirs).get(key, {}) for key in ("defaults", "checks")}
-    return type(class_name, (ForeignDistiller, theirs), {"__module__": name, "__doc__": theirs.__doc__, **own_values})
+    declared = {name: vars(theirs)[name] for name in OWN}
+    return type(class_name, (ForeignDistiller, theirs), {"__module__": name, "__doc__": theirs.__doc__, **declared})

@@ -5,6 +5,7 @@ class), a preset of `configs/` or the `--cfg` file, the scripts' flags, trailing
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from yacs.config import CfgNode as CN
@@ -24,10 +25,11 @@ from mdistiller.checks import (
     one_of,
     require_all,
 )
-from mdistiller.distillers import DISTILLERS, Distiller
+from mdistiller.dataset import AUGMENTATIONS
+from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, Distiller, check_settings
 from mdistiller.errors import UserError, nearest
 
-from .optim import TRAINERS, TWO_GRADIENTS
+from .optim import TRAINERS, check_solver
 from .precision import AMP_TYPES
 from .values import coerce, load, number
 
@@ -57,7 +59,7 @@ CFG.DATASET.SYNTHETIC.TEST_IMAGES = 1440
 CFG.DATASET.SYNTHETIC.SEED = 0
 
 CFG.DISTILLER = CN()
-CFG.DISTILLER.TYPE = "NONE"
+CFG.DISTILLER.TYPE = PLAIN_TRAINING
 CFG.DISTILLER.TEACHER = "ResNet50"
 CFG.DISTILLER.STUDENT = "resnet32"
 CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places
@@ -73,6 +75,9 @@ CFG.SOLVER.LR_DECAY_RATE = 0.1
 CFG.SOLVER.WEIGHT_DECAY = 0.0001
 CFG.SOLVER.MOMENTUM = 0.9
 CFG.SOLVER.TYPE = "SGD"
+CFG.SOLVER.NESTEROV = False  # momentum by Nesterov
+CFG.SOLVER.NO_DECAY_NORMS = False  # no weight decay on norms and biases: parameters of at most one dimension
+CFG.SOLVER.CLIP_GRAD = 0.0  # largest norm of the gradient of all parameters; 0: any
 CFG.SOLVER.AMP = "none"  # none | bf16 | fp16: precision of the networks in training
 CFG.SOLVER.CHANNELS_LAST = True  # layout of images and weights; a method of MDistiller's own needs the other
 CFG.SOLVER.COMPILE = False  # the networks, by torch.compile
@@ -89,8 +94,10 @@ SHARED_SECTIONS = tuple(CFG)
 
 
 def add_section(cfg: CN, method: type[Distiller]) -> None:
-    """Give `cfg` the section of `method`, where that has one."""
+    """Give `cfg` the section of `method`, where that has one. Raises ImportError where its name is taken."""
     if method.defaults:
+        if method.section() in SHARED_SECTIONS:
+            raise ImportError(f"{method.__name__}'s section {method.section()} is one of all methods; rename the class")
         cfg[method.section()] = CN(copy.deepcopy(dict(method.defaults)))
 
 
@@ -106,6 +113,7 @@ CHECKS = {
     "DATASET.MEAN": colour(is_number, 'three numbers such as "[0.5,0.5,0.5]"'),
     "DATASET.STD": colour(is_above_zero, 'three numbers above 0 such as "[0.5,0.5,0.5]"'),
     "DATASET.NUM_CLASSES": INDEX,
+    "DATASET.AUGMENT": one_of(*AUGMENTATIONS),
     "DATASET.NUM_WORKERS": INDEX,
     "DATASET.TEST.BATCH_SIZE": COUNT,
     "DATASET.SYNTHETIC.TRAIN_IMAGES": COUNT,
@@ -120,6 +128,7 @@ CHECKS = {
     "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
     "SOLVER.MOMENTUM": FRACTION,
     "SOLVER.TYPE": Check(lambda value: value == "SGD", "SGD"),
+    "SOLVER.CLIP_GRAD": NOT_NEGATIVE,
     "SOLVER.AMP": one_of(*AMP_TYPES),
 }
 
@@ -134,10 +143,9 @@ def config_for(method: type[Distiller]) -> CN:
 def check(cfg: CN, method: type[Distiller]) -> None:
     """Raise UserError for values that no run can use."""
     require_all(CHECKS, cfg)
-    for section, owner in {known.section(): known for known in (*DISTILLERS.values(), method)}.items():
-        require_all(owner.checks, cfg.get(section, {}), section)
-    if cfg.SOLVER.AMP == "fp16" and cfg.SOLVER.TRAINER in TWO_GRADIENTS:
-        raise UserError("SOLVER.AMP fp16 scales one loss and SOLVER.TRAINER dot has two; type SOLVER.AMP bf16")
+    for known in {other.section(): other for other in (*DISTILLERS.values(), method)}.values():
+        check_settings(known, cfg)
+    check_solver(cfg.SOLVER)
 
 
 def used_sections(cfg: CN, method: type[Distiller]) -> CN:
@@ -145,7 +153,7 @@ def used_sections(cfg: CN, method: type[Distiller]) -> CN:
 
     A user's file may read any: of the others those are kept that differ from the defaults.
     """
-    names = [name for name in cfg if name in SHARED_SECTIONS or name == method.section()]
+    names = [name for name in cfg if name in (*SHARED_SECTIONS, *method.sections())]
     if method.takes_new_sections:
         names += [name for name in cfg if name not in names and cfg[name] != CFG.get(name)]
     return CN({name: cfg[name] for name in names})
@@ -164,7 +172,7 @@ def changed(cfg: CN, key: str, value: Any) -> CN:
     return cfg
 
 
-def merge_pairs(cfg: CN, pairs: list[str], allow_new_sections: bool = False) -> None:
+def merge_pairs(cfg: CN, pairs: Sequence[str], allow_new_sections: bool = False) -> None:
     """Merge `["KEY", "VALUE", …]`, keys dotted and values in YAML, into `cfg`; see `merge`."""
     if len(pairs) % 2:
         raise UserError(f"{pairs[-1]!r} has no value; expected KEY VALUE pairs such as SOLVER.EPOCHS 60")

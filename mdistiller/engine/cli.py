@@ -1,6 +1,7 @@
 """The command lines of the scripts: flags to config, one call into the engine, errors to exit status 2."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from yacs.config import CfgNode as CN
 
 from mdistiller import models
 from mdistiller.dataset import DATASETS
-from mdistiller.distillers import DISTILLERS, find_method
+from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError, nearest
 
 from .cfg import used_sections
@@ -19,7 +20,7 @@ from .demo import run_demo
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
 from .failures import explain
 from .index import BENCHMARKS, Benchmark
-from .resolve import PLAIN_TRAINING, baseline_config, distillation_config
+from .resolve import Choices, baseline_config, distillation_config
 from .run import run_experiment, select_device
 from .runs import CONFIGS
 from .tables import format_classes, format_table, place, printable, write_classes, write_table
@@ -111,7 +112,7 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
             raise UserError("--demo trains its own teacher by its own config; leave out --cfg and --teacher_weights")
         flags.cfg = demo
     device = select_device(flags.device)
-    cfg = distillation_config(benchmark, flags, device)
+    cfg = distillation_config(benchmark, choices_of(flags), device)
     if flags.print_cfg:
         print_config(cfg)
         return
@@ -130,7 +131,7 @@ def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | 
         print_index({"model": benchmark.students})
         return
     device = select_device(flags.device)
-    cfg = baseline_config(benchmark, flags, device)
+    cfg = baseline_config(benchmark, choices_of(flags), device)
     if flags.print_cfg:
         print_config(cfg)
         return
@@ -230,8 +231,13 @@ def pretrained_teacher(name: str, dataset: str | None) -> Path:
     return path
 
 
+def choices_of(flags: argparse.Namespace) -> Choices:
+    names = {field.name for field in dataclasses.fields(Choices)}
+    return Choices(**{name: value for name, value in vars(flags).items() if name in names})
+
+
 def print_config(cfg: CN) -> None:
-    """Print what a run saves of its config, but for weights of the teacher that it finds by itself."""
+    """Print what a run saves of its config, without the path of a teacher's weights that it would look up."""
     print(dump(used_sections(cfg, find_method(cfg.DISTILLER.TYPE))), end="")
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode as CN
 
-from mdistiller.distillers import find_method
+from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 
 from .cfg import changed
 from .index import Benchmark
-from .resolve import PLAIN_TRAINING
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, published_weights, shown
 from .tables import align

@@ -1,6 +1,6 @@
 """Settings without an effect on a run, which are bad input: who types one expects something of it."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from yacs.config import CfgNode as CN
@@ -21,19 +21,19 @@ IGNORED = {
 TWO_VIEWS = "two-view"
 
 
-def check_effects(cfg: CN, method: type[Distiller], in_file: dict[str, Any], typed: Iterable[str]) -> None:
+def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typed: Iterable[str]) -> None:
     """Raise UserError for a setting that a run of `method` does not read.
 
-    in_file: what the --cfg file says, which may hold sections of other methods as long as these hold their defaults;
+    in_file: sections of the --cfg file, of other methods too as long as these hold their defaults;
     typed: the dotted keys of the command line. A user's file may read anything.
     """
     if method.takes_new_sections:
         return
     name, typed = method.__name__, list(typed)
-    known = {**IGNORED, **{f"{method.section()}.{key}": reason for key, reason in method.ignored.items()}}
+    known = IGNORED | {f"{method.section()}.{key}": reason for key, reason in method.ignored.items()}
     for key in typed:
         section = key.split(".")[0]
-        if section not in (*SHARED_SECTIONS, method.section()):
+        if section not in (*SHARED_SECTIONS, *method.sections()):
             raise UserError(f"{key} has no effect on {name}, which reads the section {described(method)}; leave it out")
         if key in known:
             raise UserError(f"{key} has no effect here: {known[key]}; leave it out")
@@ -42,11 +42,9 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: dict[str, Any], typ
             raise UserError(f"{key} has no effect {reason}; leave it out")
     for other in DISTILLERS.values():
         section = other.section()
-        if (
-            section in in_file
-            and other is not method
-            and read_keys(cfg[section], other) != read_keys(CFG[section], other)
-        ):
+        if section not in in_file or section in method.sections():
+            continue
+        if read_keys(cfg[section], other) != read_keys(CFG[section], other):
             raise UserError(
                 f"the section {section} of the config has no effect on {name}, which reads the section "
                 f"{described(method)}; leave it out, or choose {other.__name__}"
@@ -83,7 +81,7 @@ def read_keys(section: CN, method: type[Distiller], prefix: str = "") -> dict[st
 
 
 def described(method: type[Distiller]) -> str:
-    return method.section() if method.defaults else "of no method"
+    return " and ".join(method.sections()) or "of no method"
 
 
 def unread(key: str, cfg: CN, method: type[Distiller]) -> str:

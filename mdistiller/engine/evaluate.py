@@ -10,15 +10,14 @@ import torch
 from yacs.config import CfgNode as CN
 
 from mdistiller.dataset import Data, build_data, fill_defaults
-from mdistiller.distillers import find_method
+from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
 
 from . import cfg as config
 from .effects import check_evaluation
-from .index import BENCHMARKS
+from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
-from .resolve import PLAIN_TRAINING
 from .runs import BASELINE_FOLDERS, BEST, LAST, student_weights
 from .values import dump, parse_yaml
 from .weights import load_weights, read_weights, rows_of, weights_classes
@@ -156,7 +155,7 @@ class Evaluator:
         """What `file` reaches. title: of the progress bar; per_class: count what is taken for what."""
         path, meta, cfg = file.path, file.meta, self.config_of(file)
         state_dict, _ = read_weights(path)
-        models = meta.get("models", "imagenet" if cfg.DATASET.TYPE == "imagenet" else "cifar100")
+        models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
         name = self.network or meta.get("network") or name_in_file(path, models)
         if name is None:
             names = ", ".join(model_names(models))

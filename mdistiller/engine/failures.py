@@ -2,12 +2,15 @@
 
 import contextlib
 import re
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from mdistiller.errors import UserError
+
+from .metrics import NotFinite
 
 LOST_WORKER = re.compile(r"DataLoader worker .*(is killed by signal|exited unexpectedly)|unable to .* shared memory")
 ONE_VALUE = re.compile(r"Expected more than 1 value per channel")
@@ -17,15 +20,22 @@ def explain(error: BaseException) -> UserError | None:
     """The UserError that says what `error`, of whatever part of a run, means; None where that is not known."""
     if isinstance(error, UserError):
         return error
-    if LOST_WORKER.search(str(error)):  # raised in whatever the main thread happens to be doing
+    is_cut_off = isinstance(error, (ConnectionError, EOFError)) and passed_through(error, "multiprocessing")
+    if is_cut_off or LOST_WORKER.search(str(error)):  # raised in whatever the main thread happens to be doing
         return UserError(
             "a process that decodes images was killed, by lack of memory or of shared memory (/dev/shm; a container's "
             "--shm-size); type DATASET.NUM_WORKERS 0, or fewer workers, or give it more"
         )
     if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):  # importing it takes a second
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         return UserError(f"compiling the networks failed ({reason}); add SOLVER.COMPILE False")
     return None
+
+
+def passed_through(error: BaseException, package: str) -> bool:
+    """Whether `error` was raised below a function of `package`."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(package in frame.f_globals.get("__name__", "").split(".") for frame, _ in frames)
 
 
 @contextlib.contextmanager
@@ -42,12 +52,13 @@ def explained(trainer: Any) -> Iterator[None]:
 
 def explain_training(error: Exception, trainer: Any) -> UserError | None:
     """As `explain`, for what training alone may raise."""
-    if isinstance(error, ValueError) and ONE_VALUE.search(str(error)):
+    images_left = trainer.data.train.num_images_per_epoch - trainer.meter.images
+    if isinstance(error, ValueError) and ONE_VALUE.search(str(error)) and images_left == 1:
         return UserError(
             "the last batch of an epoch has one image, whose maps of one pixel no batch norm can normalise; "
             f"type another SOLVER.BATCH_SIZE than {trainer.cfg.SOLVER.BATCH_SIZE}"
         )
-    if isinstance(error, FloatingPointError):
+    if isinstance(error, NotFinite):
         what = str(error)
     elif isinstance(error, torch.linalg.LinAlgError):  # of weights that are no longer finite, more likely than not
         what = first_term_not_finite(trainer) or f"a matrix of {type(trainer.distiller).__name__}"
@@ -62,6 +73,6 @@ def first_term_not_finite(trainer: Any) -> str | None:
     try:
         if trainer.meter.steps:
             trainer.meter.read()
-    except FloatingPointError as error:
+    except NotFinite as error:
         return str(error)
     return None

@@ -10,6 +10,7 @@ class Benchmark:
     """models: the dataset of `build_model`, and the folder of presets below `configs/`; label: as in log names.
 
     folder: holds the scripts' `Utils`, below which they write. published: the first methods, whose places are fixed.
+    variants: other datasets of `build_model`, with the same names, whose networks are trained on data of that type.
     """
 
     models: str
@@ -18,6 +19,11 @@ class Benchmark:
     students: tuple[str, ...]
     teachers: tuple[str, ...]
     published: tuple[str, ...]
+    variants: tuple[str, ...] = ()
+
+    def models_for(self, data_type: str) -> str:
+        """The dataset of `build_model` whose networks are trained on data of DATASET.TYPE `data_type`."""
+        return data_type if data_type in self.variants else self.models
 
     @property
     def distillers(self) -> dict[int, str]:
@@ -41,6 +47,7 @@ CIFAR100 = Benchmark(
         *("vgg8", "vgg11", "vgg16", "vgg19", "ResNet18", "MobileNetV2", "ShuffleV1", "ShuffleV2"),
     ),
     published=("SKD", "KD", "DKD", "CLKD", "MLKD", "RKD", "ReviewKD", "OFD", "CRD", "FitNet", "SDD", "AT"),
+    variants=("tiny_imagenet",),
 )
 
 IMAGENET = Benchmark(

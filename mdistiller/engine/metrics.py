@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +73,10 @@ def evaluate(
     return Result(loss.item() / images, top1, top5, images)
 
 
+class NotFinite(ArithmeticError):
+    """A loss that training cannot go on from; the message names it."""
+
+
 class Meter:
     """Sums of losses and hits over an epoch, kept on `device` until they are read."""
 
@@ -102,12 +105,12 @@ class Meter:
     def read(self) -> tuple[Result, dict[str, float]]:
         """Averages so far, and those of each loss term.
 
-        Raises FloatingPointError, with the name of the term that was the first not to be finite.
+        Raises NotFinite, with the name of the term that was the first not to be.
         """
         failed_at = dict(zip(self.names, self.failed_at.tolist(), strict=True))
         name = min(failed_at, key=failed_at.__getitem__)
         if failed_at[name] < math.inf:
-            raise FloatingPointError(name)
+            raise NotFinite(name)
         losses = (self.sums / self.images).tolist()
         top1, top5 = (100 * self.correct / self.images).tolist()
         return Result(sum(losses), top1, top5, self.images), dict(zip(self.names, losses, strict=True))
@@ -115,8 +118,15 @@ class Meter:
 
 def progress_bar(title: str, images: int | None) -> tqdm:
     """A bar that counts `images` on stderr, where that is a terminal, and leaves nothing behind."""
-    options: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "disable": None}  # where stderr is no terminal
-    return tqdm(desc=title, total=images, unit=" images", mininterval=SECONDS_BETWEEN_READS, **options)
+    return tqdm(
+        desc=title,
+        total=images,
+        unit=" images",
+        mininterval=SECONDS_BETWEEN_READS,
+        leave=False,
+        dynamic_ncols=True,
+        disable=None,  # where stderr is no terminal
+    )
 
 
 class Progress:

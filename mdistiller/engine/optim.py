@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._functorch import config as functorch_config
+from torch.optim.optimizer import ParamsT
 
 from mdistiller.distillers._common import total
 from mdistiller.errors import UserError
@@ -20,6 +21,31 @@ def learning_rate(solver: Any, epoch: int) -> float:
     return solver.LR * solver.LR_DECAY_RATE ** sum(epoch > stage for stage in solver.LR_DECAY_STAGES)
 
 
+def check_solver(solver: Any) -> None:
+    """Raise UserError for settings that cannot be together, or of which one takes the effect from another."""
+    if solver.TRAINER in TWO_GRADIENTS:
+        if solver.AMP == "fp16":
+            raise UserError("SOLVER.AMP fp16 scales one loss and SOLVER.TRAINER dot has two; type SOLVER.AMP bf16")
+        if solver.CLIP_GRAD > 0:
+            raise UserError("SOLVER.CLIP_GRAD clips one gradient and SOLVER.TRAINER dot has two; leave one out")
+        if solver.NESTEROV:
+            raise UserError("SOLVER.NESTEROV has no effect with SOLVER.TRAINER dot's own momenta; leave one out")
+    if solver.NESTEROV and solver.MOMENTUM == 0:
+        raise UserError("SOLVER.NESTEROV has no effect with SOLVER.MOMENTUM 0; leave one out")
+    if solver.NO_DECAY_NORMS and solver.WEIGHT_DECAY == 0:
+        raise UserError("SOLVER.NO_DECAY_NORMS has no effect with SOLVER.WEIGHT_DECAY 0; leave one out")
+
+
+def parameter_groups(parameters: Iterable[nn.Parameter], no_decay_norms: bool) -> list[dict[str, Any]]:
+    """All parameters as one group; where `no_decay_norms`, norms and biases as a second one, without weight decay."""
+    parameters = list(parameters)
+    if not no_decay_norms:
+        return [{"params": parameters}]
+    weights, rest = ([p for p in parameters if (p.ndim > 1) is is_weight] for is_weight in (True, False))
+    groups = {"params": weights}, {"params": rest, "weight_decay": 0.0}
+    return [group for group in groups if group["params"]]
+
+
 class SGD(torch.optim.SGD):
     """Stochastic gradient descent with momentum.
 
@@ -27,8 +53,8 @@ class SGD(torch.optim.SGD):
     zero, since that kernel would leave it undefined where the first step is skipped.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float):
-        super().__init__(parameters, lr, momentum, weight_decay=weight_decay, fused=True)
+    def __init__(self, parameters: ParamsT, lr: float, momentum: float, weight_decay: float, nesterov: bool = False):
+        super().__init__(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True)
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -43,9 +69,7 @@ class DOT(torch.optim.Optimizer):
     released. Source: Zhao et al., DOT: A Distillation-Oriented Trainer, ICCV 2023.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, delta: float
-    ):
+    def __init__(self, parameters: ParamsT, lr: float, momentum: float, weight_decay: float, delta: float):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "delta": delta})
         self.task_gradients: dict[nn.Parameter, torch.Tensor] = {}
 
@@ -70,11 +94,18 @@ class DOT(torch.optim.Optimizer):
 class Minimiser:
     """Minimises the sum of a dict of losses, {name: scalar}: `backward`, then `step`.
 
-    They are apart so that what changes gradients can go between. scaler: keeps gradients of fp16 from becoming 0.
+    They are apart so that what changes gradients can go between. scaler: keeps gradients of fp16 from becoming 0;
+    max_norm: of the gradient of all parameters, which is scaled down to it; 0: any.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None):
-        self.optimizer, self.scaler = optimizer, scaler
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None, max_norm: float = 0.0
+    ):
+        self.optimizer, self.scaler, self.max_norm = optimizer, scaler, max_norm
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
         """Leave the gradient of the sum of `losses`, and of nothing before, in the parameters."""
@@ -84,6 +115,10 @@ class Minimiser:
 
     def step(self) -> None:
         """Change the parameters by their gradients."""
+        if self.max_norm > 0:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -129,10 +164,9 @@ class TwoGradientMinimiser(Minimiser):
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
         if TASK_LOSS not in losses:
             raise UserError(f"SOLVER.TRAINER dot needs a loss called {TASK_LOSS!r}, not only {', '.join(losses)}")
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizer.zero_grad()
         losses[TASK_LOSS].backward(retain_graph=True)
-        self.optimizer.task_gradients = {p: p.grad for p in parameters if p.grad is not None}
+        self.optimizer.task_gradients = {p: p.grad for p in self.parameters if p.grad is not None}
         self.optimizer.zero_grad()
         if distillation := [loss for name, loss in losses.items() if name != TASK_LOSS]:
             total(distillation).backward()
@@ -142,7 +176,8 @@ def build_minimiser(
     solver: Any, parameters: Iterable[nn.Parameter], scaler: torch.amp.GradScaler | None = None
 ) -> Minimiser:
     """The optimiser that SOLVER.TRAINER names, by the rest of `solver`."""
-    common = parameters, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY
+    groups = parameter_groups(parameters, solver.NO_DECAY_NORMS)
+    common = groups, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY
     if solver.TRAINER in TWO_GRADIENTS:
         return TwoGradientMinimiser(DOT(*common, solver.DOT.DELTA))
-    return Minimiser(SGD(*common), scaler)
+    return Minimiser(SGD(*common, solver.NESTEROV), scaler, solver.CLIP_GRAD)

@@ -1,16 +1,17 @@
 """From what a user chose to the config that runs: read once, filled, checked and frozen here."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from yacs.config import CfgNode as CN
 
 from mdistiller import distillers, models
 from mdistiller.dataset import fill_defaults
+from mdistiller.distillers import PLAIN_TRAINING
 from mdistiller.errors import UserError
 
 from . import cfg as config
@@ -18,65 +19,73 @@ from .effects import check_effects
 from .index import Benchmark
 from .precision import fastest_settings
 from .runs import CONFIGS
-from .values import read_yaml
-
-PLAIN_TRAINING = "NONE"
-ROLES = {"TYPE": "distiller", "STUDENT": "student", "TEACHER": "teacher"}
+from .values import Layers, read_layers
 
 
-def distillation_config(benchmark: Benchmark, flags: Any, device: torch.device) -> CN:
+@dataclass(frozen=True)
+class Choices:
+    """What a user chose, as the scripts' flags say it: networks and method by index or name, None for the default."""
+
+    selected_student: str | int | None = None
+    selected_teacher: str | int | None = None
+    selected_distiller: str | int | None = None
+    selected_model: str | int | None = None  # of plain training
+    cfg: str | Path | None = None  # a YAML file, in place of the preset
+    seed: int | None = None
+    fast: bool = False
+    teacher_weights: str | Path | None = None
+    pairs: Sequence[str] = ()  # KEY, VALUE, …
+
+    @property
+    def typed(self) -> dict[str, str]:
+        """The pairs, value by dotted key."""
+        return dict(zip(self.pairs[::2], self.pairs[1::2], strict=False))
+
+
+def distillation_config(benchmark: Benchmark, choices: Choices, device: torch.device) -> CN:
     """The config of a distillation run: defaults, preset or --cfg, flags, KEY VALUE pairs, in that order.
 
-    flags: of the command line, indices or names in `selected_*`. Raises UserError for what no run can use.
+    Raises UserError for what no run can use.
     """
-    in_file = read_yaml(flags.cfg) if flags.cfg else None
-    indices: dict[str, Mapping[int, str] | Sequence[str]]
-    indices = {"TYPE": benchmark.distillers, "STUDENT": benchmark.students, "TEACHER": benchmark.teachers}
-    chosen = {
-        key: pick(role, getattr(flags, f"selected_{role}"), key, in_file, flags.pairs, indices[key], benchmark)
-        for key, role in ROLES.items()
-    }
-    preset = find_preset(benchmark, chosen["TYPE"], chosen["TEACHER"], chosen["STUDENT"])
-    return resolved(benchmark, flags, device, in_file, preset, chosen)
+    layers = read_layers(choices.cfg) if choices.cfg else []
+    method = pick("distiller", given("TYPE", choices.selected_distiller, layers, choices), benchmark)
+    student = pick("student", given("STUDENT", choices.selected_student, layers, choices), benchmark)
+    teacher = pick("teacher", given("TEACHER", choices.selected_teacher, layers, choices), benchmark)
+    chosen = {"TYPE": method, "STUDENT": student, "TEACHER": teacher}
+    return resolved(benchmark, choices, device, layers, chosen)
 
 
-def baseline_config(benchmark: Benchmark, flags: Any, device: torch.device) -> CN:
+def baseline_config(benchmark: Benchmark, choices: Choices, device: torch.device) -> CN:
     """The config of plain training of one network, by the same order of precedence."""
-    in_file = read_yaml(flags.cfg) if flags.cfg else None
-    kind = given("TYPE", None, in_file, flags.pairs)
+    layers = read_layers(choices.cfg) if choices.cfg else []
+    kind = given("TYPE", None, layers, choices)
     if kind is not None and (kind.isdigit() or distillers.find_method(kind).needs_teacher):
         raise UserError(
             f"DISTILLER.TYPE is {kind}, and train.py trains without a teacher; type {benchmark.folder}/Utils/"
             "distillation_train.py to distil, or leave it out"
         )
-    network = pick("model", flags.selected_model, "STUDENT", in_file, flags.pairs, benchmark.students, benchmark)
-    chosen = {"TYPE": PLAIN_TRAINING, "STUDENT": network}
-    return resolved(benchmark, flags, device, in_file, find_preset(benchmark, PLAIN_TRAINING, None, network), chosen)
+    network = pick("model", given("STUDENT", choices.selected_model, layers, choices), benchmark)
+    return resolved(benchmark, choices, device, layers, {"TYPE": PLAIN_TRAINING, "STUDENT": network})
 
 
 def resolved(
-    benchmark: Benchmark,
-    flags: Any,
-    device: torch.device,
-    in_file: dict[str, Any] | None,
-    preset: Path,
-    chosen: dict[str, str],
+    benchmark: Benchmark, choices: Choices, device: torch.device, layers: Layers, chosen: dict[str, str]
 ) -> CN:
     """The frozen config: names canonical, keys that the data decides filled, paths absolute, values checked.
 
-    in_file: what the --cfg file says, in place of `preset`; chosen: canonical names, keys of DISTILLER.
+    layers: of the --cfg file, in place of the preset; chosen: canonical names, keys of DISTILLER.
     """
     method = distillers.find_method(chosen["TYPE"])
     cfg = config.config_for(method)
-    values, source = (read_yaml(preset), preset) if in_file is None else (in_file, flags.cfg)
-    config.merge(cfg, values, f"config {source}", method.takes_new_sections)
-    if flags.seed is not None:
-        cfg.EXPERIMENT.SEED = flags.seed
-    if flags.fast:
+    for path, values in layers or read_layers(find_preset(benchmark, method, chosen)):
+        config.merge(cfg, values, f"config {path}", method.takes_new_sections)
+    if choices.seed is not None:
+        cfg.EXPERIMENT.SEED = choices.seed
+    if choices.fast:
         cfg.SOLVER.update(fastest_settings(device))
-    if getattr(flags, "teacher_weights", None):
-        cfg.DISTILLER.TEACHER_WEIGHTS = flags.teacher_weights
-    config.merge_pairs(cfg, flags.pairs, method.takes_new_sections)
+    if choices.teacher_weights:
+        cfg.DISTILLER.TEACHER_WEIGHTS = str(choices.teacher_weights)
+    config.merge_pairs(cfg, choices.pairs, method.takes_new_sections)
     cfg.DISTILLER.update(chosen)
     cfg.DISTILLER.TEACHER = models.canonical_name(benchmark.models, cfg.DISTILLER.TEACHER)
     fill_defaults(cfg.DATASET)
@@ -84,48 +93,41 @@ def resolved(
     if cfg.DISTILLER.TEACHER_WEIGHTS:
         cfg.DISTILLER.TEACHER_WEIGHTS = str(Path(cfg.DISTILLER.TEACHER_WEIGHTS).resolve())
     config.check(cfg, method)
-    check_effects(cfg, method, in_file or {}, flags.pairs[::2])
+    check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)
     cfg.freeze()
     return cfg
 
 
-def find_preset(benchmark: Benchmark, method: str, teacher: str | None, student: str) -> Path:
-    """The YAML of a method and pair, else of the method, else (one without a YAML) of plain training."""
-    name = distillers.find_method(method).__name__
-    folder, plain = CONFIGS / benchmark.models, distillers.find_method(PLAIN_TRAINING).__name__
-    candidates = [folder / f"{name}-{teacher}-{student}.yaml", folder / f"{name}.yaml"]
-    return next((path for path in candidates if path.is_file()), folder / f"{plain}.yaml")
+def find_preset(benchmark: Benchmark, method: type[distillers.Distiller], chosen: dict[str, str]) -> Path:
+    """The YAML of a method and pair, else of the method and student, else of the method, else of plain training."""
+    name, plain = method.__name__, distillers.find_method(PLAIN_TRAINING).__name__
+    pair, student = f"{name}-{chosen.get('TEACHER')}-{chosen['STUDENT']}", f"{name}-{chosen['STUDENT']}"
+    candidates = [CONFIGS / benchmark.models / f"{stem}.yaml" for stem in (pair, student, name, plain)]
+    return next((path for path in candidates if path.is_file()), candidates[-1])
 
 
-def pick(
-    role: str,
-    flag: str | None,
-    key: str,
-    in_file: dict[str, Any] | None,
-    pairs: Sequence[str],
-    choices: Mapping[int, str] | Sequence[str],
-    benchmark: Benchmark,
-) -> str:
-    """The canonical name that DISTILLER.`key` of the pairs selects, else the flag, else the --cfg file, else index 0.
+def given(key: str, flag: str | int | None, layers: Layers, choices: Choices) -> str | None:
+    """What DISTILLER.`key` of the pairs says, else the flag, else the --cfg file; None where none says anything."""
+    said = [choices.typed.get(f"DISTILLER.{key}"), flag]
+    for _, values in reversed(layers):
+        section = values.get("DISTILLER")
+        said.append(section.get(key) or None if isinstance(section, dict) else None)
+    return next((str(value) for value in said if value is not None), None)
 
-    Each may be an index or a name. choices: names by index. Raises UserError, listing the valid ones, for another.
+
+def pick(role: str, choice: str | None, benchmark: Benchmark) -> str:
+    """The canonical name that `choice` says, an index or a name; without one that of index 0.
+
+    role: "student", "teacher", "model" or "distiller". Raises UserError, listing the valid ones, for another.
     """
-    by_name: Callable[[str], str] = distillers.canonical_name
-    if key != "TYPE":
-        by_name = partial(models.canonical_name, benchmark.models)
-    choice = given(key, flag, in_file, pairs) or "0"
+    choice = "0" if choice is None else choice
+    by_name: Callable[[str], str] = partial(models.canonical_name, benchmark.models)
+    by_index = dict(enumerate(benchmark.teachers if role == "teacher" else benchmark.students))
+    if role == "distiller":
+        by_name, by_index = distillers.canonical_name, benchmark.distillers
     if not re.fullmatch(r"[+-]?[0-9]+", choice):
         return by_name(choice)
-    by_index = choices if isinstance(choices, Mapping) else dict(enumerate(choices))
     if int(choice) not in by_index:
         valid = ", ".join(f"{index} {name}" for index, name in by_index.items())
         raise UserError(f"unknown {role} index {choice}; valid: {valid}")
     return by_name(by_index[int(choice)])
-
-
-def given(key: str, flag: str | None, in_file: dict[str, Any] | None, pairs: Sequence[str]) -> str | None:
-    """What DISTILLER.`key` of the pairs says, else the flag, else the --cfg file; None where none says anything."""
-    section = (in_file or {}).get("DISTILLER")
-    of_file = section.get(key) if isinstance(section, dict) else None
-    of_pairs = dict(zip(pairs[::2], pairs[1::2], strict=False)).get(f"DISTILLER.{key}")
-    return next((str(value) for value in (of_pairs, flag, of_file) if value not in (None, "")), None)

@@ -74,17 +74,17 @@ def run_experiment(
     Everything a user can get wrong raises UserError before the run's folders are made.
     """
     method = find_method(cfg.DISTILLER.TYPE)
-    student_name, teacher_name = cfg.DISTILLER.STUDENT, None
+    student_name, teacher_name, models = cfg.DISTILLER.STUDENT, None, benchmark.models_for(cfg.DATASET.TYPE)
     data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format_of(cfg))
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     if cfg.LOG.WANDB:
         import_wandb()
     seed_everything(cfg.EXPERIMENT.SEED)
-    student, teacher = build_model(benchmark.models, student_name, data.num_classes), None
+    student, teacher = build_model(models, student_name, data.num_classes), None
     if method.needs_teacher:
         teacher_name = cfg.DISTILLER.TEACHER
-        teacher = build_model(benchmark.models, teacher_name, data.num_classes)
+        teacher = build_model(models, teacher_name, data.num_classes)
         if not cfg.DISTILLER.TEACHER_WEIGHTS:
             weights = find_teacher_weights(benchmark, teacher_name, utils, data.classes)
             cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
@@ -101,7 +101,7 @@ def run_experiment(
     meta = {
         "run": files.name,
         "network": student_name,
-        "models": benchmark.models,
+        "models": models,
         "teacher": teacher_name,
         "distiller": method.__name__,
         "config": config_text,
@@ -136,6 +136,13 @@ def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
     }
 
 
+def installed_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # as of a build from source that is only on the path
+        return "unknown"
+
+
 def describe_versions() -> dict[str, Any]:
     """What a weight file tells of the code that made it."""
     return {
@@ -143,7 +150,7 @@ def describe_versions() -> dict[str, Any]:
             "mdistiller": mdistiller.__version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "torchvision": importlib.metadata.version("torchvision"),
+            "torchvision": installed_version("torchvision"),
             "numpy": np.__version__,
         }
     }

@@ -15,8 +15,8 @@ from .weights import copy_file, read_weights, save_checkpoint
 
 PACKAGE = Path(mdistiller.__file__).resolve().parent
 PROJECT = PACKAGE.parent
-# Beside the package in a clone, in it where it was installed.
-CONFIGS = next((path for path in (PROJECT / "configs", PACKAGE / "configs") if path.is_dir()), PROJECT / "configs")
+# In the package where it was installed, beside it in a clone.
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PROJECT / "configs"
 
 DISTILLATION_FOLDERS = "distiller_train_log", "model_distillation_pth"
 BASELINE_FOLDERS = "model_train_log", "model_pth"
@@ -128,9 +128,9 @@ def shown(path: Path) -> str:
 def save_best(files: RunFiles, content: dict[str, Any]) -> str | None:
     """Write a run's new best to its `best.pth` and, where it may, to the published name.
 
-    The published name holds the best of all runs on one data set, that of the first run which took it. Synthetic data
-    gives way to any other; weights that do not say where they come from give way to nothing. Returns a line that says
-    why the published name was not taken, or None.
+    The first run that takes the published name decides for which data it stands: from then on it holds the best of all
+    runs on that data. Synthetic data gives way to any other; weights that do not say where they come from to nothing.
+    Returns a line that says why the published name was not taken, or None.
     """
     save_checkpoint(content, files.best)
     meta = content["meta"]

@@ -8,14 +8,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed them all."""
+    """Seed Python's, NumPy's and PyTorch's generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def generators_state() -> dict[str, Any]:
-    """Their state, in types that a weight file may hold."""
+    """The state of all of them, in types that a weight file may hold."""
     numpy: Any = np.random.get_state(legacy=False)
     key, position = numpy["state"]["key"], numpy["state"]["pos"]
     return {

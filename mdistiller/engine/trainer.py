@@ -8,7 +8,7 @@ from typing import Any
 from mdistiller.dataset import Data
 from mdistiller.distillers import Distiller
 
-from .metrics import Meter, Progress, Result, evaluate
+from .metrics import Meter, NotFinite, Progress, Result, evaluate
 from .optim import build_minimiser, learning_rate
 from .precision import Precision, gradient_scaler, set_backends
 from .runlog import COLUMNS, RunLog
@@ -36,7 +36,7 @@ class Trainer:
     def fit(self) -> Result:
         """Run all epochs that are left; returns the best student's result.
 
-        Raises FloatingPointError, with what it is, where a loss is no longer finite.
+        Raises NotFinite where a loss is no longer finite.
         """
         started, epochs = time.monotonic(), self.cfg.SOLVER.EPOCHS
         set_backends(self.cfg.SOLVER)
@@ -47,7 +47,7 @@ class Trainer:
             train, terms, seconds = self.train_epoch()
             test = evaluate(self.distiller.student, self.data.test)
             if not math.isfinite(test.loss):
-                raise FloatingPointError("test loss")
+                raise NotFinite("test loss")
             self.report(train, terms, seconds, test)
             self.save(test)
         minutes, seconds = divmod(round(time.monotonic() - started), 60)

@@ -12,26 +12,36 @@ from mdistiller.errors import UserError
 BASE_KEY = "_BASE_"  # of a YAML file: another, whose values it begins with
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The nested values of the YAML file `path`, over those of the file that its `_BASE_` names, relative to itself.
+Layers = list[tuple[Path, dict[str, Any]]]  # files and their nested values, each over those before
+
+
+def read_layers(path: str | Path) -> Layers:
+    """The YAML file `path` and the files that it begins with, from the last `_BASE_`, relative to its file, to itself.
 
     Raises UserError where a file is unreadable or no mapping, and where files begin with each other.
     """
-    values: dict[str, Any] = {}
-    read: list[Path] = []
+    layers: Layers = []
     path = Path(path)
     while True:
-        read.append(path)
-        own = _read_file(path)
-        base = own.pop(BASE_KEY, None)
-        values = _over(own, values)
+        values = _read_file(path)
+        base = values.pop(BASE_KEY, None)
+        layers.insert(0, (path, values))
         if base is None:
-            return values
-        if not isinstance(base, str):
+            return layers
+        if not isinstance(base, str) or not base:
             raise UserError(f"{BASE_KEY} in config {path} is {base!r}; expected the path of one YAML file")
         path = path.parent / base
-        if path.resolve() in [other.resolve() for other in read]:
-            raise UserError(f"{BASE_KEY} runs in a circle: {' -> '.join(map(str, [*read, path]))}; leave one out")
+        if path.resolve() in [other.resolve() for other, _ in layers]:
+            files = " -> ".join(str(other) for other in [*(other for other, _ in reversed(layers)), path])
+            raise UserError(f"{BASE_KEY} runs in a circle: {files}; leave one out")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The nested values of the YAML file `path` over those of the files that it begins with; see `read_layers`."""
+    values: dict[str, Any] = {}
+    for _, own in read_layers(path):
+        values = _over(values, own)
+    return values
 
 
 def _read_file(path: Path) -> dict[str, Any]:

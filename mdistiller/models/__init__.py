@@ -24,7 +24,7 @@ __all__ = ["Features", "build_model", "canonical_name", "model_names"]
 
 _NETWORKS: dict[str, dict[str, Callable[..., nn.Module]]] = {
     "cifar100": cifar.NETWORKS,
-    "tiny_imagenet": cifar.NETWORKS,
+    "tiny_imagenet": cifar.TINY_IMAGENET_NETWORKS,
     "imagenet": imagenet.NETWORKS,
 }
 

@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from mdistiller.dataset.augment import CUTOUT_COLOUR, CUTOUT_MAX_SIDE, OPERATIONS_PER_IMAGE, operation_table
+from mdistiller.dataset.augment import CUTOUT_COLOUR, CUTOUT_MAX_SIDE, OPERATIONS_PER_IMAGE
+from mdistiller.dataset.operations import operation_table
 
 
 def affine(coefficients):
@@ -29,6 +30,15 @@ PIL_OPERATIONS = {
 }
 
 
+def cutout(image, side, x, y):
+    """The SKD release's Cutout of a PIL image: a square of `side` pixels, by the point (x, y)."""
+    left, top = int(max(0, x - side / 2)), int(max(0, y - side / 2))
+    right, bottom = min(image.width, left + side), min(image.height, top + side)
+    image = image.copy()
+    ImageDraw.Draw(image).rectangle((left, top, right, bottom), CUTOUT_COLOUR)
+    return image
+
+
 class PlainDistortion:
     """The strong augmentation of one PIL image: two random operations, then cutout."""
 
@@ -42,9 +52,5 @@ class PlainDistortion:
         return self.cutout(image)
 
     def cutout(self, image):
-        width, height = image.size
-        half = np.random.uniform(0, CUTOUT_MAX_SIDE) * min(width, height) / 2
-        x, y = np.random.uniform(0, width), np.random.uniform(0, height)
-        image = image.copy()
-        ImageDraw.Draw(image).rectangle((x - half, y - half, x + half, y + half), CUTOUT_COLOUR)
-        return image
+        side = np.random.uniform(0, CUTOUT_MAX_SIDE) * image.width
+        return cutout(image, side, np.random.uniform(1, image.width), np.random.uniform(1, image.height))

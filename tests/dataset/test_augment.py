@@ -7,11 +7,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import RandomRotation
+from torchvision.transforms import functional as tv
 
 from mdistiller.dataset import augment
+from mdistiller.dataset.operations import operation_table, posterize
 from tests.dataset.pil_oracle import PIL_OPERATIONS
+from tests.dataset.pil_oracle import cutout as pil_cutout
 
-OPERATIONS = augment.operation_table(posterize_bits=(1, 8))
+OPERATIONS = operation_table(posterize_bits=(1, 8))
+AUGMENTATIONS = (augment.weak, augment.rotate_and_mirror, augment.random_operation, augment.cutout, augment.strong)
 
 
 def with_pil(name, images, magnitudes):
@@ -63,7 +68,7 @@ def test_the_operations_and_their_ranges_are_the_published_ones():
         "TranslateX": shear,
         "TranslateY": shear,
     }
-    table = augment.operation_table()
+    table = operation_table()
     assert list(table) == list(published)
     assert all(table[name][1:] == limits for name, limits in published.items() if limits)
 
@@ -98,7 +103,7 @@ def test_equals_pil_on_any_size_and_histogram(name, seed, height, width, levels)
 
 def test_posterize_keeps_a_whole_number_of_bits(photographs):
     images = photographs[:2]
-    assert torch.equal(augment.posterize(images, torch.tensor([4.0, 4.99])), images & 0xF0)
+    assert torch.equal(posterize(images, torch.tensor([4.0, 4.99])), images & 0xF0)
 
 
 def test_random_operation_gives_each_image_the_operation_and_magnitude_drawn_for_it(photographs):
@@ -107,7 +112,7 @@ def test_random_operation_gives_each_image_the_operation_and_magnitude_drawn_for
     choices = torch.randint(len(OPERATIONS), (len(photographs),), generator=same).tolist()
     uniform = torch.rand(len(photographs), generator=same)
     for image, choice, u, got in zip(photographs, choices, uniform, result, strict=True):
-        name, (_, low, high) = list(augment.operation_table().items())[choice]
+        name, (_, low, high) = list(operation_table().items())[choice]
         assert torch.equal(got, with_pil(name, image[None], (low + (high - low) * u)[None])[0]), name
 
 
@@ -121,7 +126,7 @@ def test_random_operation_draws_all_operations_equally_often(monkeypatch):
 
         return record
 
-    table = {name: (counted(name), low, high) for name, (_, low, high) in augment.operation_table().items()}
+    table = {name: (counted(name), low, high) for name, (_, low, high) in operation_table().items()}
     monkeypatch.setattr(augment, "operation_table", lambda bits: table)
     augment.random_operation(torch.zeros(14_000, 3, 1, 1, dtype=torch.uint8), generator())
     assert set(counts) == set(table)
@@ -156,22 +161,95 @@ def test_weak_keeps_images_that_are_not_square(photographs):
     assert augment.weak(photographs[:4, :, :20], generator()).shape == (4, 3, 20, 32)
 
 
-def test_cutout_paints_one_square_of_the_published_colour():
-    images = augment.cutout(torch.zeros(500, 3, 32, 32, dtype=torch.uint8), generator())
-    painted = images[:, 0] > 0
-    colours = images.permute(0, 2, 3, 1)[painted].unique(dim=0)
-    assert colours.tolist() == [[125, 123, 114]]
-    rows, columns = painted.any(2), painted.any(1)
-    assert torch.equal(painted, rows.unsqueeze(2) & columns.unsqueeze(1))
-    assert max(rows.sum(1).max(), columns.sum(1).max()) == 16
-    inside = ~(painted[:, [0, -1]].any(2).any(1) | painted[:, :, [0, -1]].any(2).any(1))
-    assert (rows.sum(1) - columns.sum(1))[inside].abs().max() <= 1
+def rotated_and_mirrored_by_torchvision(images, seed):
+    """MDistiller's transform of Tiny-ImageNet on PIL images, with the numbers that `rotate_and_mirror` draws."""
+    same = generator(seed)
+    angles = torch.empty(len(images)).uniform_(-20, 20, generator=same).tolist()
+    mirrored = torch.randint(2, (len(images),), generator=same).tolist()
+    results = []
+    for image, angle, is_mirrored in zip(images.permute(0, 2, 3, 1).numpy(), angles, mirrored, strict=True):
+        result = tv.rotate(Image.fromarray(image), angle)
+        results.append(np.asarray(tv.hflip(result) if is_mirrored else result))
+    return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2)
 
 
-def test_cutout_covers_the_area_that_its_law_implies():
-    painted = augment.cutout(torch.zeros(20_000, 3, 32, 32, dtype=torch.uint8), generator())[:, 0] > 0
-    # E[(s - s^2 / 4)^2] for s uniform in 0..0.5: along each axis a share s - s^2 / 4 stays inside, on average.
-    assert painted.float().mean().item() == pytest.approx(1 / 12 - 1 / 64 + 1 / 1280, rel=0.03)
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), height=st.integers(1, 70), width=st.integers(1, 70))
+def test_rotate_and_mirror_equals_torchvision_on_pil_images(seed, height, width):
+    images = torch.randint(256, (20, 3, height, width), dtype=torch.uint8, generator=generator(seed))
+    expected = rotated_and_mirrored_by_torchvision(images, seed)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = images.contiguous(memory_format=layout)
+        assert torch.equal(augment.rotate_and_mirror(images, generator(seed)), expected)
+
+
+def test_rotate_and_mirror_equals_torchvision_on_photographs_of_64_pixels(photographs):
+    images = F.interpolate(photographs, (64, 64))
+    expected = rotated_and_mirrored_by_torchvision(images, 0)
+    assert torch.equal(augment.rotate_and_mirror(images, generator()), expected)
+
+
+def test_rotate_and_mirror_turns_as_torchvisions_random_rotation(monkeypatch):
+    """Over the whole range of MDistiller's `RandomRotation(20)`, evenly; half of the images are mirrored."""
+    angles = []
+    monkeypatch.setattr(augment, "rotate", lambda images, degrees: angles.append(degrees) or images.clone())
+    left_to_right = torch.arange(2, dtype=torch.uint8).repeat(10_000, 3, 1, 1)
+    results = augment.rotate_and_mirror(left_to_right, generator())
+    low, high = RandomRotation(20).degrees
+    assert low <= angles[0].min() < low + 0.1 and high - 0.1 < angles[0].max() <= high
+    assert angles[0].histc(10, low, high).sub(1000).abs().max() < 120
+    assert 4800 < results[:, 0, 0, 0].sum() < 5200
+
+
+def cutout_draws(count, seed):
+    """The numbers in 0..1 that `cutout` draws for `count` images, a list each: places y, places x, sides."""
+    return torch.rand(3, count, generator=generator(seed)).tolist()
+
+
+def cutout_by_pil(images, seed):
+    """What the release's Cutout makes of `images` with the numbers that `cutout` draws."""
+    height, width = images.shape[2:]
+    results = []
+    for image, y, x, side in zip(images.permute(0, 2, 3, 1).numpy(), *cutout_draws(len(images), seed), strict=True):
+        point = 1 + (width - 1) * x, 1 + (height - 1) * y
+        results.append(np.asarray(pil_cutout(Image.fromarray(image), side * 0.5 * width, *point)))
+    return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2)
+
+
+def painted_by_cutout(count, seed=0):
+    """Which pixels of `count` black images Cutout paints, bool (count, 32, 32)."""
+    return augment.cutout(torch.zeros(count, 3, 32, 32, dtype=torch.uint8), generator(seed))[:, 0] > 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), height=st.integers(1, 40), width=st.integers(1, 40))
+def test_cutout_equals_pil_on_any_size(seed, height, width):
+    images = torch.randint(256, (40, 3, height, width), dtype=torch.uint8, generator=generator(seed))
+    assert torch.equal(augment.cutout(images, generator(seed)), cutout_by_pil(images, seed))
+
+
+def test_cutout_equals_pil_in_the_published_colour_on_photographs(photographs):
+    results = augment.cutout(photographs, generator(1))
+    assert torch.equal(results, cutout_by_pil(photographs, 1))
+    painted = results.permute(0, 2, 3, 1)[(results != photographs).any(1)]
+    assert painted.unique(dim=0).tolist() == [[125, 123, 114]]
+
+
+def test_cutout_paints_the_published_share_of_all_pixels():
+    shares = painted_by_cutout(40_000).float().mean((1, 2))
+    sampling_error = shares.std().item() / len(shares) ** 0.5
+    assert sampling_error < 0.0004
+    assert abs(shares.mean().item() - 0.083) < 4 * sampling_error
+
+
+def test_cutout_keeps_the_whole_side_at_the_left_and_top_edge_and_cuts_it_at_the_others():
+    painted = painted_by_cutout(5_000)
+    *_, sides = (torch.tensor(draws) * 16 for draws in cutout_draws(len(painted), 0))
+    for lines in (painted.any(2), painted.any(1)):  # rows, columns
+        at_start, at_end, whole = lines[:, 0], lines[:, -1], sides.int() + 1
+        assert at_start.sum() > 500 and at_end.sum() > 500
+        assert torch.equal(lines.sum(1)[~at_end], whole[~at_end])
+        assert (lines.sum(1)[at_end] < whole[at_end]).float().mean() > 0.7
 
 
 def test_strong_is_weak_then_two_operations_then_cutout(photographs):
@@ -180,14 +258,14 @@ def test_strong_is_weak_then_two_operations_then_cutout(photographs):
     assert torch.equal(augment.strong(photographs, generator(5)), augment.cutout(images, same))
 
 
-@pytest.mark.parametrize("function", [augment.weak, augment.random_operation, augment.cutout, augment.strong])
+@pytest.mark.parametrize("function", AUGMENTATIONS)
 def test_the_input_is_left_alone(function, photographs):
     before = photographs.clone()
     function(photographs, generator())
     assert torch.equal(photographs, before)
 
 
-@pytest.mark.parametrize("function", [augment.weak, augment.random_operation, augment.cutout, augment.strong])
+@pytest.mark.parametrize("function", AUGMENTATIONS)
 def test_an_empty_batch_stays_empty(function):
     assert function(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), generator()).shape == (0, 3, 32, 32)
 
@@ -201,5 +279,6 @@ def test_the_global_random_state_is_not_touched(photographs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_gives_the_same_pictures_as_the_cpu(photographs):
     for seed in range(5):
-        on_gpu = augment.strong(photographs.cuda(), generator(seed))
-        assert torch.equal(on_gpu.cpu(), augment.strong(photographs, generator(seed)))
+        for view in (augment.strong, augment.rotate_and_mirror):
+            on_gpu = view(photographs.cuda(), generator(seed))
+            assert torch.equal(on_gpu.cpu(), view(photographs, generator(seed)))

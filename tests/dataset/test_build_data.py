@@ -6,6 +6,7 @@ from yacs.config import CfgNode
 
 import mdistiller.dataset
 from mdistiller.dataset import DATASETS, available_memory, build_data, fill_defaults
+from mdistiller.dataset.augment import rotate_and_mirror, weak
 from mdistiller.dataset.synthetic import draw_synthetic
 from mdistiller.errors import UserError
 
@@ -50,6 +51,20 @@ def test_it_says_what_the_networks_need_to_know():
 def test_the_seed_decides_the_batches():
     first, same, other = (next(iter(build_data(config(), "cpu", seed).train))["image"] for seed in (1, 1, 2))
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize(("kind", "view"), [("tiny_imagenet", rotate_and_mirror), ("folder", weak)])
+def test_weak_augmentation_is_that_of_the_type(kind, view, fits, samples, monkeypatch):
+    if not fits:
+        monkeypatch.setattr(mdistiller.dataset, "available_memory", lambda device: 2**20)
+    sample = {"TYPE": kind, "ROOT": str(samples / "cifar100_sample"), "MEAN": (0.0,) * 3, "STD": (1.0,) * 3}
+    plain, weakly = (build_data(config(2000, AUGMENT=augment, **sample), "cpu", seed=0) for augment in ("none", "weak"))
+    expected, got = next(iter(plain.train)), next(iter(weakly.train))
+    assert torch.equal(expected["index"], got["index"])
+    same = torch.Generator().manual_seed(0)
+    torch.randperm(len(got["index"]), generator=same)
+    assert torch.equal(view(expected["image"].mul(255).round().byte(), same), got["image"].mul(255).round().byte())
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

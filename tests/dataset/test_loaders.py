@@ -73,11 +73,11 @@ def test_weak_and_strong_shows_every_image_twice():
 
 
 def test_weak_and_strong_distorts_exactly_one_of_the_two_views(monkeypatch):
-    monkeypatch.setattr("mdistiller.dataset.loaders.weak", lambda images, _: images)
     monkeypatch.setattr("mdistiller.dataset.loaders.distort", lambda images, *_: images + 100)
     data = image_set()
     data.images[:] = torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1)
-    batches = Loader(data, 16, (0, 0, 0), (1, 1, 1), "weak+strong", shuffle=True)
+    options = {"shuffle": True, "weak_view": lambda images, _: images}
+    batches = Loader(data, 16, (0, 0, 0), (1, 1, 1), "weak+strong", **options)
     values = (images_of(batches)[:, 0, 0, 0] * 255).round().int()
     assert values.sort().values.tolist() == [*range(50), *range(100, 150)]
 

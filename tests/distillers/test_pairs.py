@@ -25,7 +25,8 @@ PAIRS = [
     ("ResNet50", "vgg8"),
 ]
 IMAGENET_PAIRS = [("ResNet34", "ResNet18"), ("ResNet50", "MobileNetV1"), ("ResNet50", "MobileNetV2")]
-SIZES = {"cifar100": 32, "imagenet": 64}
+TINY_IMAGENET_PAIRS = [("ResNet18", "MobileNetV2")]
+SIZES = {"cifar100": 32, "imagenet": 64, "tiny_imagenet": 64}
 METHODS = [name for name in DISTILLERS if name != "NONE"]
 TARGETS = torch.arange(6) % 3
 
@@ -37,7 +38,11 @@ def pair_id(param):
 
 @pytest.fixture(
     scope="module",
-    params=[*(("cifar100", pair) for pair in PAIRS), *(("imagenet", pair) for pair in IMAGENET_PAIRS)],
+    params=[
+        *(("cifar100", pair) for pair in PAIRS),
+        *(("imagenet", pair) for pair in IMAGENET_PAIRS),
+        *(("tiny_imagenet", pair) for pair in TINY_IMAGENET_PAIRS),
+    ],
     ids=pair_id,
 )
 def setting(request):

@@ -27,10 +27,13 @@ def test_regions_are_the_cells_of_each_grid():
         torch.testing.assert_close(logits[:, region], classifier(average))
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV2", "ResNet18"])
+CIFAR_PATHS = [f"cifar100/{name}" for name in ("resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV2", "ResNet18")]
+
+
+@pytest.mark.parametrize("path", [*CIFAR_PATHS, "tiny_imagenet/MobileNetV2"])
 @torch.no_grad()
-def test_first_region_gives_the_networks_logits(name):
-    network = build_model("cifar100", name, 10).eval()
+def test_first_region_gives_the_networks_logits(path):
+    network = build_model(*path.split("/"), 10).eval()
     logits, features = network(random_tensor(2, 3, 32, 32).float())
     regions = region_logits(features["final_map"], find_classifier(network), [1, 2, 4])
     torch.testing.assert_close(regions[:, 0], logits, rtol=1e-4, atol=1e-5)

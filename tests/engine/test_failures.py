@@ -1,15 +1,16 @@
 """What the errors of libraries become: one line where their meaning is known, themselves where it is not."""
 
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mdistiller.dataset.folder import find_images
-from mdistiller.dataset.streaming import FileLoader
 from mdistiller.engine.failures import explain, explained
 from mdistiller.engine.metrics import Meter
+from mdistiller.engine.runs import PROJECT
 from mdistiller.errors import UserError
 
 
@@ -17,17 +18,30 @@ from mdistiller.errors import UserError
 def trainer(tmp_path):
     files, solver = SimpleNamespace(last=tmp_path / "last.pth"), SimpleNamespace(BATCH_SIZE=7)
     cfg = SimpleNamespace(SOLVER=solver)
-    return SimpleNamespace(epoch=3, files=files, cfg=cfg, meter=Meter(), distiller=torch.nn.Identity())
+    data = SimpleNamespace(train=SimpleNamespace(num_images_per_epoch=1))
+    return SimpleNamespace(epoch=3, files=files, cfg=cfg, data=data, meter=Meter(), distiller=torch.nn.Identity())
+
+
+KILLING = """
+import sys
+from mdistiller.dataset.folder import find_images
+from mdistiller.dataset.streaming import FileLoader
+from mdistiller.engine.cli import run_script
+
+def main(root):
+    loader = FileLoader(find_images(root, "train"), 1, (0, 0, 0), (1, 1, 1), 48, workers=2)
+    for _ in loader:
+        loader._decoded._iterator._workers[0].kill()
+
+sys.exit(run_script(main, sys.argv[1]))
+"""
 
 
 def test_a_killed_worker_is_one_line(photographs):
-    options = {"augment": "weak", "shuffle": True, "workers": 2}
-    loader = FileLoader(find_images(photographs, "train"), 1, (0, 0, 0), (1, 1, 1), 48, **options)
-    with pytest.raises(RuntimeError) as error:
-        for _ in loader:
-            loader._decoded._iterator._workers[0].kill()
-    loader._decoded._iterator._shutdown_workers()  # else the next signal of any child raises the error again
-    assert re.search(r"was killed.*DATASET.NUM_WORKERS 0", str(explain(error.value)))
+    result = subprocess.run([sys.executable, "-c", KILLING, photographs], capture_output=True, text=True, cwd=PROJECT)
+    assert result.returncode == 2, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert re.search(r"was killed.*DATASET.NUM_WORKERS 0", line)
 
 
 @pytest.mark.parametrize("message", ["shapes do not fit", "Caught RuntimeError in DataLoader worker process 0."])
@@ -41,6 +55,12 @@ def test_a_batch_of_one_value_a_channel_names_the_batch_size(trainer):
     norm = torch.nn.BatchNorm2d(3)
     with pytest.raises(UserError, match=r"batch norm.*another SOLVER\.BATCH_SIZE than 7"), explained(trainer):
         norm(torch.ones(1, 3, 1, 1))
+
+
+def test_one_value_a_channel_in_another_batch_is_not_put_down_to_the_last(trainer):
+    trainer.data.train.num_images_per_epoch = 8
+    with pytest.raises(ValueError, match="more than 1 value"), explained(trainer):
+        torch.nn.BatchNorm2d(3)(torch.ones(1, 3, 1, 1))
 
 
 def test_a_matrix_that_cannot_be_factored_is_put_down_to_the_loss_that_failed_first(trainer):

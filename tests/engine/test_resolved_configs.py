@@ -1,6 +1,5 @@
 """What the scripts' flags resolve to: the frozen settings of every method on both benchmarks and of every preset."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -8,13 +7,11 @@ import pytest
 import torch
 
 from mdistiller.engine.index import BENCHMARKS
-from mdistiller.engine.resolve import baseline_config, distillation_config
+from mdistiller.engine.resolve import Choices, baseline_config, distillation_config
 from mdistiller.engine.runs import PROJECT
 
 FROZEN = json.loads(Path(__file__).with_name("resolved_configs.json").read_text())
 RUNS = [(benchmark, flags) for benchmark, frozen in FROZEN.items() for flags in frozen["differences"]]
-NO_FLAGS = {f"selected_{role}": None for role in ("student", "teacher", "distiller", "model")}
-NO_FLAGS |= {"cfg": None, "seed": None, "fast": False, "teacher_weights": None}
 
 
 def flat(node, prefix=""):
@@ -26,6 +23,12 @@ def flat(node, prefix=""):
     return values
 
 
+@pytest.mark.parametrize("benchmark", FROZEN)
+def test_every_preset_is_frozen(benchmark):
+    frozen = {flags.split()[-1] for flags in FROZEN[benchmark]["differences"] if "--cfg" in flags}
+    assert frozen == {path.name for path in (PROJECT / "configs" / benchmark).glob("*.yaml")} - {"Vanilla.yaml"}
+
+
 @pytest.mark.parametrize(("benchmark", "flags"), RUNS, ids=[" ".join(run) for run in RUNS])
 def test_flags_resolve_to_the_frozen_settings(benchmark, flags):
     frozen, words = FROZEN[benchmark], flags.split()
@@ -35,7 +38,6 @@ def test_flags_resolve_to_the_frozen_settings(benchmark, flags):
         given["cfg"] = PROJECT / "configs" / benchmark / given["cfg"]
     pairs = [word for i, word in enumerate(words) if word.isupper() or words[i - 1].isupper()]
     resolve = baseline_config if "selected_model" in given else distillation_config
-    flags = argparse.Namespace(**NO_FLAGS | given, pairs=pairs)
-    actual = flat(resolve(BENCHMARKS[benchmark], flags, torch.device("cpu")))
+    actual = flat(resolve(BENCHMARKS[benchmark], Choices(**given, pairs=pairs), torch.device("cpu")))
     actual["DATASET.ROOT"] = str(Path(actual["DATASET.ROOT"]).relative_to(Path.cwd()))
     assert {key: actual[key] for key in expected} == expected

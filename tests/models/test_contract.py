@@ -10,7 +10,8 @@ from torch import nn
 from tests.models.networks import ALL, ONE_PER_FAMILY, build, images_for, random_images
 
 LINEAR_OR_SHUFFLED = ("cifar100/wrn", "cifar100/MobileNetV2", "cifar100/ShuffleV2", "imagenet/MobileNetV2")
-RELU_NETWORKS = [path for path in ALL if not path.startswith(LINEAR_OR_SHUFFLED)]
+BORDERED = "tiny_imagenet/MobileNetV2"  # its stem adds a pixel on every side
+RELU_NETWORKS = [path for path in ALL if not path.startswith((*LINEAR_OR_SHUFFLED, BORDERED))]
 one_per_family = pytest.mark.parametrize("path", ONE_PER_FAMILY)
 
 
@@ -88,7 +89,10 @@ def test_larger_images_double_the_maps_and_keep_the_pooled_width(path, network, 
     sides = [feat.shape[2] for feat in features["feats"]]
     if type(network).__name__ == "VGG":
         sides[-1] //= 2  # pooled once more
-    assert [feat.shape[2:] for feat in larger["feats"]] == [(2 * side, 2 * side) for side in sides]
+    larger_sides = [2 * side for side in sides]
+    if path == BORDERED:
+        larger_sides = [2 * sides[0] - 2, *(2 * side - 1 for side in sides[1:])]
+    assert [feat.shape[2:] for feat in larger["feats"]] == [(side, side) for side in larger_sides]
 
 
 def test_one_training_step_moves_running_statistics_once(path, network):
@@ -122,6 +126,15 @@ def test_mobilenetv2_block_outputs_are_linear(path, relu):
     stem, *blocks = features["feats"]
     stem_preact, *block_preacts = features["preact_feats"]
     assert torch.equal(stem, relu(stem_preact)) and (stem_preact < 0).any()
+    assert all(feat is preact for feat, preact in zip(blocks, block_preacts, strict=True))
+
+
+def test_tiny_imagenets_mobilenetv2_has_linear_blocks_between_two_activations():
+    _, features = eval_outputs(BORDERED, 2)
+    (stem, *blocks, last), (stem_preact, *block_preacts, last_preact) = features["feats"], features["preact_feats"]
+    assert torch.equal(stem, F.relu6(stem_preact)) and (stem_preact < 0).any()
+    assert torch.equal(last, F.relu6(last_preact)) and (last_preact < 0).any()
+    assert last is features["final_map"]
     assert all(feat is preact for feat, preact in zip(blocks, block_preacts, strict=True))
 
 

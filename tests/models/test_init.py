@@ -24,8 +24,10 @@ def test_convolutions_are_normal_with_fan_out(path):
     assert convolution.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
 
 
-@pytest.mark.parametrize("path", ["cifar100/ShuffleV1", "cifar100/ShuffleV2", "imagenet/MobileNetV1"])
-def test_shufflenet_and_mobilenetv1_convolutions_keep_the_uniform_default(path):
+@pytest.mark.parametrize(
+    "path", ["cifar100/ShuffleV1", "cifar100/ShuffleV2", "imagenet/MobileNetV1", "tiny_imagenet/MobileNetV2"]
+)
+def test_shufflenet_mobilenetv1_and_tiny_imagenets_mobilenetv2_convolutions_keep_the_uniform_default(path):
     convolution = largest(build(path), nn.Conv2d)
     bound = convolution.weight[0].numel() ** -0.5
     assert 0.99 * bound < convolution.weight.abs().max().item() <= bound

@@ -41,6 +41,21 @@ def test_canonical_name_of_a_network_is_itself():
     assert [canonical_name("cifar100", name) for name in CIFAR_NAMES] == CIFAR_NAMES
 
 
+def test_tiny_imagenet_has_the_names_of_cifar_and_one_network_of_its_own():
+    assert model_names("tiny_imagenet") == CIFAR_NAMES
+    classes = {
+        name: [type(build_model(dataset, name, 10)) for dataset in ("cifar100", "tiny_imagenet")]
+        for name in CIFAR_NAMES
+    }
+    assert [name for name, (cifar, tiny) in classes.items() if cifar is not tiny] == ["MobileNetV2"]
+
+
+def test_tiny_imagenets_mobilenetv2_is_mdistillers():
+    network = build_model("tiny_imagenet", "mobilenetv2", 200)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 2_497_480
+    assert network.state_dict()["conv2.weight"].shape == (200, 1280, 1, 1)
+
+
 def test_tiny_imagenet_logits_have_one_column_a_class():
     logits, _ = build_model("tiny_imagenet", "resnet8", num_classes=200)(random_images(2, size=64))
     assert logits.shape == (2, 200)

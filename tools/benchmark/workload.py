@@ -1,13 +1,11 @@
 """What all parts work on: random images, and the networks and config of the scripts' preset for a pair."""
 
-import argparse
-
 import torch
 from torch import nn
 
 from mdistiller.dataset import DATASETS, ImageSet
 from mdistiller.engine.index import CIFAR100
-from mdistiller.engine.resolve import distillation_config
+from mdistiller.engine.resolve import Choices, distillation_config
 from mdistiller.models import build_model
 
 SIDE, CLASSES = 32, 100
@@ -35,11 +33,8 @@ def first_images(image_set, count):
 def config_of(flags, batch_size):
     """The config of the scripts' preset for the pair and method in `flags`."""
     pairs = ["SOLVER.BATCH_SIZE", str(batch_size), "DATASET.AUGMENT", flags.augment]
-    chosen = {f"selected_{role}": getattr(flags, role) for role in ("student", "teacher")}
-    options = argparse.Namespace(
-        **chosen, selected_distiller=flags.method, pairs=pairs, cfg=None, seed=None, fast=False, teacher_weights=None
-    )
-    return distillation_config(CIFAR100, options, flags.device)
+    choices = Choices(flags.student, flags.teacher, flags.method, pairs=pairs)
+    return distillation_config(CIFAR100, choices, flags.device)
 
 
 def title_of(cfg):

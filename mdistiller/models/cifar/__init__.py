@@ -4,7 +4,16 @@ from collections.abc import Callable
 
 from torch import nn
 
-from mdistiller.models.cifar import mobilenetv2, resnet, resnetv2, shufflenetv1, shufflenetv2, vgg, wrn
+from mdistiller.models.cifar import (
+    mobilenetv2,
+    mobilenetv2_tiny,
+    resnet,
+    resnetv2,
+    shufflenetv1,
+    shufflenetv2,
+    vgg,
+    wrn,
+)
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **resnet.NETWORKS,
@@ -15,3 +24,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **shufflenetv1.NETWORKS,
     **shufflenetv2.NETWORKS,
 }
+
+# MDistiller's for Tiny-ImageNet are these, but for a MobileNetV2 of its own.
+TINY_IMAGENET_NETWORKS: dict[str, Callable[..., nn.Module]] = {**NETWORKS, **mobilenetv2_tiny.NETWORKS}

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from mdistiller.dataset import Loader
-from mdistiller.dataset.augment import CUTOUT_COLOUR, operation_table, weak
+from mdistiller.dataset.augment import CUTOUT_COLOUR, weak
+from mdistiller.dataset.operations import operation_table
 from tests.dataset.pil_oracle import PIL_OPERATIONS
 from tools.benchmark.plain_images import PlainImages, plain_loader
 from tools.benchmark.workload import STATISTICS, random_images

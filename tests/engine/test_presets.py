@@ -1,0 +1,261 @@
+"""Every preset against the published facts: recipe and settings of its original, typed by hand from the releases."""
+
+import functools
+
+import pytest
+
+from mdistiller.distillers import DISTILLERS
+from mdistiller.engine.cfg import CFG, check, merge
+from mdistiller.engine.index import BENCHMARKS, IMAGENET
+from mdistiller.engine.resolve import find_preset
+from mdistiller.engine.runs import PROJECT
+from mdistiller.engine.values import read_yaml
+
+CONFIGS = PROJECT / "configs"
+FILES = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml")}
+MOBILE = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+
+
+def recipe(batch, epochs, lr, stages, decay=0.1, weight_decay=5e-4, augment="weak", **more):
+    values = {"BATCH_SIZE": batch, "EPOCHS": epochs, "LR": lr, "LR_DECAY_STAGES": stages, "LR_DECAY_RATE": decay}
+    values |= {"WEIGHT_DECAY": weight_decay, "MOMENTUM": 0.9, "TRAINER": "base", "NESTEROV": False}
+    values |= {"NO_DECAY_NORMS": False, "CLIP_GRAD": 0.0, **more}
+    return {f"SOLVER.{key}": value for key, value in values.items()} | {"DATASET.AUGMENT": augment}
+
+
+def mdistiller(lr, epochs=240, **more):
+    """The recipe of CIFAR-100 in MDistiller's YAML files."""
+    return recipe(64, epochs, lr, [150, 180, 210], **more)
+
+
+def imagenet(batch, lr, epochs=100, **more):
+    return recipe(batch, epochs, lr, [30, 60, 90], weight_decay=1e-4, **more)
+
+
+def kd(temperature, ce, weight, standardised=False):
+    values = {"KD.TEMPERATURE": temperature, "KD.LOSS.CE_WEIGHT": ce, "KD.LOSS.KD_WEIGHT": weight}
+    return values | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
+
+
+def dkd(ce, alpha, beta, temperature, warmup, clamp, standardised=False):
+    names = ("CE_WEIGHT", "ALPHA", "BETA", "T", "WARMUP", "CLAMP")
+    values = zip(names, (ce, alpha, beta, temperature, warmup, clamp), strict=True)
+    return {f"DKD.{name}": value for name, value in values} | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
+
+
+def sdd(ce, alpha, beta, temperature, warmup, scales):
+    names = ("CE_WEIGHT", "ALPHA", "BETA", "T", "WARMUP", "SCALES")
+    return {f"SDD.{name}": v for name, v in zip(names, (ce, alpha, beta, temperature, warmup, scales), strict=True)}
+
+
+def mlkd(views, ce, weight, temperatures, standardised=False):
+    values = {"MLKD.VIEWS": views, "MLKD.LOSS.CE_WEIGHT": ce, "MLKD.LOSS.KD_WEIGHT": weight, "MLKD.FORM": "released"}
+    return values | {"MLKD.TEMPERATURES": temperatures, "DISTILLER.LOGIT_STANDARDIZATION": standardised}
+
+
+def ctkd(ce, weight, loops, standardised=False):
+    values = {"CTKD.LOSS.CE_WEIGHT": ce, "CTKD.LOSS.KD_WEIGHT": weight, "CTKD.CURRICULUM_EPOCHS": loops}
+    return values | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
+
+
+def clkd():
+    return {"CLKD.LOSS.CE_WEIGHT": 0.1, "CLKD.LOSS.KD_WEIGHT": 0.5, "CLKD.LOSS.CORRELATION_WEIGHT": 0.4, "CLKD.BETA": 2}
+
+
+def rkd():
+    return {"RKD.LOSS.CE_WEIGHT": 1, "RKD.LOSS.FEAT_WEIGHT": 1, "RKD.DISTANCE_WEIGHT": 25, "RKD.ANGLE_WEIGHT": 50}
+
+
+def dist(temperature):
+    return {"DIST.CE_WEIGHT": 1.0, "DIST.BETA": 2.0, "DIST.GAMMA": 2.0, "DIST.T": temperature}
+
+
+def nkd(temperature, gamma):
+    return {"NKD.CE_WEIGHT": 1.0, "NKD.T": temperature, "NKD.GAMMA": gamma}
+
+
+def crd(k):
+    values = {"CRD.LOSS.CE_WEIGHT": 1.0, "CRD.LOSS.FEAT_WEIGHT": 0.8, "CRD.FEAT.DIM": 128, "CRD.MODE": "exact"}
+    return values | {"CRD.NCE.TEMPERATURE": 0.07, "CRD.NCE.MOMENTUM": 0.5, "CRD.NCE.K": k}
+
+
+def reviewkd(weight, warmup, widest, preact):
+    values = {"REVIEWKD.CE_WEIGHT": 1.0, "REVIEWKD.REVIEWKD_WEIGHT": weight, "REVIEWKD.WARMUP_EPOCHS": warmup}
+    return values | {"REVIEWKD.MAX_MID_CHANNEL": widest, "REVIEWKD.STU_PREACT": preact}
+
+
+def skd(temperature, ce, instance, direction, form="released"):
+    values = {"SKD.LOSS.CE_WEIGHT": ce, "SKD.LOSS.INSTANCE_WEIGHT": instance, "SKD.LOSS.DIRECTION_WEIGHT": direction}
+    return values | {"SKD.TEMPERATURE": temperature, "SKD.TIKHONOV": 0.1, "SKD.FORM": form}
+
+
+def feature(section, weight):
+    return {f"{section}.LOSS.CE_WEIGHT": 1.0, f"{section}.LOSS.FEAT_WEIGHT": weight}
+
+
+SCRIPT = recipe(64, 240, 0.1, [150, 180, 210], augment="weak+strong")
+OF_PAIR = [("resnet56-resnet20", 2), ("resnet110-resnet32", 2), ("vgg13-vgg8", 6)]
+OF_PAIR += [("wrn_40_2-wrn_16_2", 6), ("wrn_40_2-wrn_40_1", 6)]
+KD_DOT = kd(4, 0.1, 0.9) | {"SOLVER.DOT.DELTA": 0.075}
+CIFAR100 = {
+    "Vanilla": SCRIPT,
+    "Vanilla_mdistiller": mdistiller(0.05),
+    "Vanilla_sdd": SCRIPT | {"SOLVER.LR": 0.05, "SOLVER.WEIGHT_DECAY": 1e-4},
+    "KD": SCRIPT | kd(4, 0.1, 0.9),
+    "KD_dot": mdistiller(0.05, TRAINER="dot") | KD_DOT,
+    **{f"KD_dot-{student}": mdistiller(0.01, TRAINER="dot") | KD_DOT for student in MOBILE},
+    "KD_dot_tiny_imagenet": recipe(256, 200, 0.2, [60, 120, 160], TRAINER="dot")
+    | {"DATASET.TYPE": "tiny_imagenet", "DISTILLER.TEACHER": "ResNet18", "DISTILLER.STUDENT": "MobileNetV2"}
+    | KD_DOT,
+    "KD_standardised": mdistiller(0.05) | kd(2, 0.1, 9, True),
+    **{f"KD_standardised-{student}": mdistiller(0.01) | kd(2, 0.1, 9, True) for student in MOBILE},
+    "DKD": SCRIPT | dkd(2, 3, 6, 4, 20, 10),
+    "DKD_cvpr2022": mdistiller(0.05) | dkd(1, 1, 8, 4, 20, 0),
+    **{f"DKD_cvpr2022-{student}": mdistiller(0.01) | dkd(1, 1, 8, 4, 20, 0) for student in MOBILE},
+    **{f"DKD_cvpr2022-{pair}": mdistiller(0.05) | dkd(1, 1, beta, 4, 20, 0) for pair, beta in OF_PAIR},
+    "DKD_cvpr2022-vgg13-MobileNetV2": mdistiller(0.01) | dkd(1, 1, 6, 4, 20, 0),
+    "DKD_standardised": mdistiller(0.05) | dkd(1, 9, 72, 2, 20, 0, True),
+    **{f"DKD_standardised-{student}": mdistiller(0.01) | dkd(1, 9, 72, 2, 20, 0, True) for student in MOBILE},
+    "CLKD": SCRIPT | clkd(),
+    "MLKD": SCRIPT | mlkd(1, 0.5, 0.5, [4, 3, 2]),
+    "MLKD_two_view": mdistiller(0.025, augment="two-view") | mlkd(2, 0.1, 0.9, [4, 3, 5, 2, 6]),
+    **{
+        f"MLKD_two_view-{student}": mdistiller(0.01, 480, augment="two-view") | mlkd(2, 0.1, 0.9, [4, 3, 5, 2, 6])
+        for student in MOBILE
+    },
+    **{
+        f"MLKD_standardised{pair}": mdistiller(lr, epochs, augment="two-view") | mlkd(2, 0.1, 9, [2, 3, 5, 2, 6], True)
+        for pair, lr, epochs in [
+            ("", 0.025, 480),
+            *((f"-{student}", 0.01, 480) for student in MOBILE),
+            ("-resnet32x4-ShuffleV1", 0.01, 960),
+            ("-resnet32x4-ShuffleV2", 0.01, 960),
+            ("-vgg13-vgg8", 0.01, 480),
+            ("-wrn_40_2-MobileNetV2", 0.005, 480),
+        ]
+    },
+    "SKD": SCRIPT | skd(4, 0.1, 0.9, 0.9),
+    "SKD-resnet32x4-resnet8x4": SCRIPT | skd(4, 0.5, 0.5, 0.5),
+    "SKD_paper": SCRIPT | skd(4, 0.1, 14.4, 1, "paper"),
+    "SDD": SCRIPT | {"SOLVER.LR": 0.01} | sdd(2, 3, 6, 4, 20, [1, 2, 4]),
+    "SDD_cvpr2024": mdistiller(0.05) | sdd(1, 1, 8, 4, 20, [1, 2, 4]),
+    **{f"SDD_cvpr2024-{student}": mdistiller(0.01) | sdd(1, 1, 8, 4, 20, [1, 2, 4]) for student in MOBILE},
+    **{
+        f"SDD_cvpr2024-{pair}": mdistiller(0.05) | sdd(1, 1, beta, 4, 20, [1, 2] if pair == "vgg13-vgg8" else [1, 2, 4])
+        for pair, beta in OF_PAIR
+    },
+    **{
+        f"SDD_cvpr2024-{pair}": mdistiller(0.01) | sdd(1, 1, 6, 4, 20, [1, 2, 4])
+        for pair in ("vgg13-MobileNetV2", "vgg13-ShuffleV1", "wrn_40_2-MobileNetV2")
+    },
+    "FitNet": SCRIPT | feature("FITNET", 100) | {"FITNET.HINT_LAYER": 2},
+    "RKD": SCRIPT | rkd(),
+    "CRD": SCRIPT | crd(4096),
+    "CRD_iclr2020": mdistiller(0.05) | crd(16384),
+    **{f"CRD_iclr2020-{student}": mdistiller(0.01) | crd(16384) for student in MOBILE},
+    "OFD": SCRIPT | feature("OFD", 0.001) | {"OFD.CONNECTOR.KERNEL_SIZE": 1},
+    "ReviewKD": SCRIPT | reviewkd(1, 20, 512, False),
+    "AT": SCRIPT | feature("AT", 1000),
+    "NST": SCRIPT | feature("NST", 50),
+    "PKT": SCRIPT | feature("PKT", 30000),
+    "SP": SCRIPT | feature("SP", 3000),
+    "VID": SCRIPT | feature("VID", 1),
+    "KDSVD": SCRIPT | feature("KDSVD", 1),
+    "DIST": mdistiller(0.05) | dist(4),
+    **{f"DIST-{student}": mdistiller(0.01) | dist(4) for student in MOBILE},
+    "NKD": recipe(128, 200, 0.1, [60, 120, 160], decay=0.2) | nkd(3, 3.5),
+    "CTKD": mdistiller(0.05) | ctkd(0.1, 0.9, 10),
+    **{f"CTKD-{student}": mdistiller(0.01) | ctkd(0.1, 0.9, 10) for student in MOBILE},
+    "CTKD_standardised": mdistiller(0.05) | ctkd(0.1, 9, 10, True),
+    **{f"CTKD_standardised-{student}": mdistiller(0.01) | ctkd(0.1, 9, 10, True) for student in MOBILE},
+}
+OF_IMAGENET = {
+    "Vanilla": imagenet(512, 0.2),
+    # The SKD release's script
+    "script": imagenet(64, 0.1),
+    "KD": imagenet(64, 0.1) | kd(4, 0.1, 0.9),
+    "DKD": imagenet(64, 0.1) | dkd(2, 3, 6, 4, 20, 10),
+    "CLKD": imagenet(64, 0.1) | clkd(),
+    "MLKD": imagenet(64, 0.1) | mlkd(1, 0.5, 0.5, [4, 3, 2]),
+    "AT": imagenet(64, 0.1) | feature("AT", 1000),
+    "SKD": imagenet(64, 0.1) | skd(1, 0.1, 0.9, 0.9),
+    "ReviewKD": imagenet(64, 0.1) | reviewkd(1, 1, 512, True),
+    "OFD": imagenet(64, 0.1) | feature("OFD", 1e-3),
+    "RKD": imagenet(64, 0.1) | rkd(),
+    # MDistiller
+    "KD_mdistiller": imagenet(512, 0.2) | kd(1, 0.5, 0.5),
+    "KD_dot": imagenet(512, 0.2, TRAINER="dot") | kd(1, 0.5, 0.5) | {"SOLVER.DOT.DELTA": 0.09},
+    "AT_mdistiller": imagenet(512, 0.2) | feature("AT", 1000),
+    "DKD_cvpr2022": imagenet(512, 0.2) | dkd(1, 1, 0.5, 1, 1, 0),
+    "DKD_cvpr2022-ResNet50-MobileNetV1": imagenet(512, 0.2) | dkd(1, 1, 2, 1, 1, 0),
+    "ReviewKD_mdistiller": imagenet(256, 0.1) | reviewkd(1, 1, 512, True),
+    "ReviewKD_mdistiller-ResNet50-MobileNetV1": imagenet(256, 0.1) | reviewkd(8, 1, 256, True),
+    "CRD": imagenet(256, 0.1) | crd(16384),
+    "OFD_mdistiller": imagenet(128, 0.05) | feature("OFD", 1e-4),
+    # The methods' own releases
+    "DIST": imagenet(256, 0.1, NESTEROV=True, NO_DECAY_NORMS=True) | dist(1),
+    "CTKD": imagenet(256, 0.1, 120) | ctkd(1, 1, 5),
+    "SDD": imagenet(512, 0.2) | sdd(1, 1, 0.5, 1, 1, [1, 2]),
+    "SDD-ResNet50-MobileNetV2": imagenet(512, 0.2) | sdd(1, 1, 2, 1, 1, [1, 2, 4]),
+    "MLKD_two_view": imagenet(512, 0.1, augment="two-view") | mlkd(2, 0.5, 0.5, [1, 3, 5, 2, 6]),
+    "MLKD_two_view-ResNet50-MobileNetV2": imagenet(512, 0.2, augment="two-view") | mlkd(2, 0.5, 0.5, [1, 3, 5, 2, 6]),
+    "NKD": imagenet(256, 0.1) | nkd(1, 1.5),
+    "NKD-ResNet50-MobileNetV1": imagenet(256, 0.1, CLIP_GRAD=5.0) | nkd(1, 1.5),
+    # No release trains them on ImageNet
+    "FitNet": imagenet(512, 0.2) | feature("FITNET", 100) | {"FITNET.HINT_LAYER": 2},
+    "NST": imagenet(512, 0.2) | feature("NST", 50),
+    "PKT": imagenet(512, 0.2) | feature("PKT", 30000),
+    "SP": imagenet(512, 0.2) | feature("SP", 3000),
+    "VID": imagenet(512, 0.2) | feature("VID", 1),
+    "KDSVD": imagenet(512, 0.2) | feature("KDSVD", 1),
+}
+FACTS = {f"cifar100/{name}": facts for name, facts in CIFAR100.items()}
+FACTS |= {f"imagenet/{name}": facts for name, facts in OF_IMAGENET.items()}
+
+
+def config_of(name):
+    cfg = CFG.clone()
+    merge(cfg, read_yaml(CONFIGS / f"{name}.yaml"), name)
+    return cfg
+
+
+def test_every_preset_is_held_to_the_facts():
+    assert set(FACTS) == FILES - {"cifar100/demo"}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_preset_is_its_original(name):
+    cfg = config_of(name)
+    check(cfg, DISTILLERS[cfg.DISTILLER.TYPE])
+    facts = {"DATASET.TYPE": name.split("/")[0], **FACTS[name]}
+    actual = {key: functools.reduce(lambda node, part: node[part], key.split("."), cfg) for key in facts}
+    assert actual == facts
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"cifar100/demo", "imagenet/script"}))
+def test_preset_s_name_says_its_method_and_pair(name):
+    method, *pair = name.split("/")[1].split("-")
+    chosen = config_of(name).DISTILLER
+    assert DISTILLERS[chosen.TYPE].__name__ == method.split("_")[0]
+    assert [chosen.TEACHER, chosen.STUDENT][2 - len(pair) :] == pair
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "method", "teacher", "student", "name"),
+    [
+        ("cifar100", "CTKD", "vgg13", "ShuffleV1", "CTKD-ShuffleV1"),
+        ("cifar100", "CTKD", "vgg13", "vgg8", "CTKD"),
+        ("cifar100", "SKD", "resnet32x4", "resnet8x4", "SKD-resnet32x4-resnet8x4"),
+        ("cifar100", "SDD", "vgg13", "ShuffleV1", "SDD"),
+        ("imagenet", "NKD", "ResNet50", "MobileNetV1", "NKD-ResNet50-MobileNetV1"),
+        ("imagenet", "SDD", "ResNet50", "MobileNetV2", "SDD-ResNet50-MobileNetV2"),
+        ("imagenet", "SDD", "ResNet34", "MobileNetV2", "SDD"),
+    ],
+)
+def test_the_most_specific_preset_is_picked(benchmark, method, teacher, student, name):
+    chosen = {"TYPE": method, "TEACHER": teacher, "STUDENT": student}
+    assert find_preset(BENCHMARKS[benchmark], DISTILLERS[method], chosen) == CONFIGS / benchmark / f"{name}.yaml"
+
+
+def test_a_method_without_a_preset_trains_by_the_recipe():
+    assert find_preset(IMAGENET, DISTILLERS["NONE"], {"STUDENT": "ResNet18"}) == CONFIGS / "imagenet/Vanilla.yaml"
