@@ -11,21 +11,22 @@ from typing import Any, NoReturn
 from yacs.config import CfgNode as CN
 
 from mdistiller import models
+from mdistiller.dataset import DATASETS
 from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError, nearest
 
 from .cfg import used_sections
 from .demo import run_demo
-from .evaluate import Evaluation, evaluate_files, find_students, format_table
+from .evaluate import Evaluator, WeightFile, find_weights, weight_file
 from .failures import explain
 from .index import BENCHMARKS, Benchmark
 from .resolve import Choices, baseline_config, distillation_config
 from .run import run_experiment, select_device
 from .runs import CONFIGS
+from .tables import format_classes, format_table, place, printable, write_classes, write_table
 from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
 from .values import dump
 
-EVALUATED = (*BENCHMARKS, "tiny_imagenet")
 PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
 
 
@@ -76,9 +77,14 @@ def run_script(main: Callable[..., None], *arguments: Any) -> int:
         explanation = explain(error)
         if explanation is None:
             raise
-        print(f"error: {' '.join(str(explanation).split())}", file=sys.stderr)
+        print_error(explanation)
         return 2
     return 0
+
+
+def print_error(error: UserError) -> None:
+    """Tell the terminal what was wrong, in one line."""
+    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
 
 
 def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
@@ -134,32 +140,79 @@ def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | 
 
 def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> None:
     """`test.py`: evaluate the students found below `project`, or one weight file."""
-    parser = Parser("Evaluate every distilled student, or one weight file. Writes nothing.")
+    parser = Parser("Evaluate every distilled student, or one weight file.")
+    kinds = ", ".join(DATASETS)
     parser.add_argument(
-        "--dataset", choices=EVALUATED, help="only this one's students; the data of a file without meta"
+        "--dataset",
+        choices=tuple(DATASETS),
+        metavar="TYPE",
+        help=f"only what was trained on such data ({kinds}); the data of a file without meta",
     )
+    parser.add_argument("--all", action="store_true", help="teachers and baselines as well, those of train.py")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to evaluate, in any published form")
     parser.add_argument("--model", metavar="NAME", help="the file's network; alone: pretrained, on ImageNet")
+    parser.add_argument("--per_class", action="store_true", help="of one file: each class, and the worst confusions")
+    parser.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
     flags = parser.parse(arguments)
-    if flags.checkpoint:
-        files = [Path(flags.checkpoint)]
-    elif flags.model:
-        files = [pretrained_teacher(flags.model, flags.dataset)]
-    else:
-        files = find_students(project, flags.dataset)
-    if not files:
-        folder = BENCHMARKS["imagenet" if flags.dataset == "imagenet" else "cifar100"].folder
-        demo = "" if flags.dataset in ("imagenet", "tiny_imagenet") else " --demo"
-        raise UserError(
-            f"no students{f' on {flags.dataset}' if flags.dataset else ''} in {project}; distil one "
-            f"(python {folder}/Utils/distillation_train.py{demo}) or name a file with --checkpoint"
-        )
-    results = evaluate_files(files, flags.model, flags.dataset, flags.pairs, select_device(flags.device))
-    if evaluations := [result for result in results if isinstance(result, Evaluation)]:
+    evaluator = Evaluator(flags.model, flags.pairs, select_device(flags.device))
+    files = files_to_evaluate(project, flags, evaluator)
+    if flags.per_class and len(files) > 1:
+        raise UserError(f"--per_class takes one file and there are {len(files)}; name one with --checkpoint")
+    evaluations, errors = [], []
+    for number, file in enumerate(files, 1):
+        try:
+            evaluations.append(evaluator.evaluate(file, f"Evaluating {number}/{len(files)}", flags.per_class))
+        except UserError as error:
+            errors.append(error)
+    if evaluations:
+        evaluations.sort(key=place)
         print(format_table(evaluations))
-    errors = [result for result in results if isinstance(result, UserError)]
-    if errors:
-        raise UserError("; ".join(map(str, errors)))
+        if flags.per_class:
+            print(f"\n{format_classes(evaluations[0])}")
+        sys.stdout.flush()
+        try:
+            if flags.csv and flags.per_class:
+                write_classes(flags.csv, evaluations[0])
+            elif flags.csv:
+                write_table(flags.csv, evaluations)
+        except UserError as error:
+            errors.append(error)
+    if errors:  # what is wrong with the data is so for every file on it
+        *others, last = {str(error): error for error in errors}.values()
+        for other in others:
+            print_error(other)
+        raise last
+
+
+def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evaluator) -> list[WeightFile]:
+    """The one file that `flags` name, else all below `project` that they ask for. Raises UserError for none."""
+    if flags.checkpoint or flags.model:
+        if flags.all:
+            raise UserError("--all has no effect on one file; leave it out")
+        path = Path(flags.checkpoint) if flags.checkpoint else pretrained_teacher(flags.model, flags.dataset)
+        file = weight_file(path, flags.dataset or BENCHMARKS["cifar100"].models)
+        if flags.dataset not in (None, file.dataset):
+            raise UserError(
+                f"{path} was trained on data of type {file.dataset}, not {flags.dataset}; leave out --dataset, or type "
+                f"DATASET.TYPE {flags.dataset} to evaluate it there"
+            )
+        return [file]
+    files = find_weights(project, flags.dataset, flags.all)
+    if flags.dataset:
+        files = evaluator.of_same_data(files)
+    if not files:
+        kind = flags.dataset or "synthetic"
+        folder = BENCHMARKS[kind if kind in BENCHMARKS else "cifar100"].folder
+        root = " DATASET.ROOT FOLDER" if kind == "folder" else ""
+        example = {"synthetic": " --demo"}.get(kind, "" if kind in BENCHMARKS else f" DATASET.TYPE {kind}{root}")
+        on = f" on {flags.dataset}" if flags.dataset else ""
+        if others := sorted({file.dataset for file in find_weights(project)}):
+            on += f" (there are some on {', '.join(others)})"
+        raise UserError(
+            f"no students{on} in {project}; distil one (python {folder}/Utils/distillation_train.py{example}) or name "
+            "a file with --checkpoint"
+        )
+    return files
 
 
 def pretrained_teacher(name: str, dataset: str | None) -> Path:

@@ -9,10 +9,10 @@ from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 
 from .cfg import changed
-from .evaluate import align
 from .index import Benchmark
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, published_weights, shown
+from .tables import align
 from .values import dump, parse_yaml
 from .weights import read_weights
 

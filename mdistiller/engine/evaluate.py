@@ -1,11 +1,13 @@
-"""Evaluation of finished weight files, and how results are shown."""
+"""Evaluation of finished weight files: which there are, and what each reaches."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from yacs.config import CfgNode as CN
 
 from mdistiller.dataset import Data, build_data, fill_defaults
 from mdistiller.distillers import PLAIN_TRAINING, find_method
@@ -16,40 +18,84 @@ from . import cfg as config
 from .effects import check_evaluation
 from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
-from .runs import shown, student_weights
+from .runs import BASELINE_FOLDERS, BEST, LAST, student_weights
 from .values import dump, parse_yaml
 from .weights import load_weights, read_weights, rows_of, weights_classes
 
 
 @dataclass(frozen=True)
+class WeightFile:
+    """A file to evaluate, what it tells of itself, and DATASET.TYPE of what it was trained on, as far as is known."""
+
+    path: Path
+    meta: dict[str, Any]
+    dataset: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """One row of the table."""
+    """What a weight file reaches on the data of type `dataset`; None stands for what the file does not tell.
+
+    classes: the names of those that the network scores; confusion: int64, images of each (row) taken for each (column).
+    """
 
     file: Path
-    teacher: str
+    dataset: str
+    teacher: str | None
     student: str
-    distiller: str
+    method: str | None
+    seed: int | None
+    epoch: int | None
     result: Result
+    classes: list[str]
+    confusion: torch.Tensor | None
 
 
-def find_students(project: Path, dataset: str | None = None) -> list[Path]:
-    """The students below the scripts' folders in `project`: each run's best and those under the published name.
+def find_weights(project: Path, dataset: str | None = None, every: bool = False) -> list[WeightFile]:
+    """The best weights of each run below the scripts' folders in `project`, and those that no run there has.
 
-    dataset: "cifar100" or "imagenet", the students of its scripts; "tiny_imagenet", of either, those trained on it.
+    dataset: DATASET.TYPE, only what was trained on such data; a file that does not tell was trained on the data of the
+    folder's benchmark. every: teachers and baselines as well as distilled students. What cannot be read is among them,
+    whatever the `dataset`, for its evaluation to say why.
     """
-    benchmarks = [BENCHMARKS[dataset]] if dataset in BENCHMARKS else BENCHMARKS.values()
-    found = [path for benchmark in benchmarks for path in student_weights(project / benchmark.folder / "Utils")]
-    if dataset == "tiny_imagenet":
-        found = [path for path in found if trained_on(path) == dataset]
-    return found
+    found: list[WeightFile] = []
+    for benchmark in BENCHMARKS.values():
+        utils = project / benchmark.folder / "Utils"
+        paths = student_weights(utils)
+        if every:
+            paths += [path for path in sorted((utils / BASELINE_FOLDERS[1]).rglob("*.pth")) if path.name != LAST]
+        files = []
+        for path in paths:
+            try:
+                files.append(weight_file(path, benchmark.models))
+            except UserError:
+                files.append(WeightFile(path, {}, dataset or benchmark.models))
+        found += one_a_run(files)
+    return [file for file in found if dataset in (None, file.dataset)]
 
 
-def trained_on(path: Path) -> str | None:
-    """DATASET.TYPE that a weight file's `meta` names."""
-    try:
-        return read_weights(path)[1].get("dataset", {}).get("type")
-    except UserError:
-        return None
+def weight_file(path: Path, dataset: str) -> WeightFile:
+    """What the file at `path` tells of itself; it was trained on `dataset` where it does not tell."""
+    _, meta = read_weights(path)
+    kind = meta.get("dataset", {}).get("type")
+    return WeightFile(path, meta, kind if isinstance(kind, str) else dataset)
+
+
+def one_a_run(files: Sequence[WeightFile]) -> list[WeightFile]:
+    """`files`, of each run the best in its own folder, else the first: the others are copies of it."""
+    chosen: dict[Any, WeightFile] = {}
+    for file in sorted(files, key=lambda file: file.path.parts[-2:] != (file.meta.get("run"), BEST)):
+        chosen.setdefault(file.meta.get("run") or file.path, file)
+    kept = {file.path for file in chosen.values()}
+    return [file for file in files if file.path in kept]
+
+
+def is_same_data(meta: dict[str, Any], data: Data) -> bool:
+    """Whether the weights with this `meta` were tested on the images of `data`, as far as both are known."""
+    theirs, ours = meta.get("dataset", {}).get("fingerprints"), getattr(data, "fingerprints", None)
+    if not isinstance(theirs, dict) or not isinstance(ours, dict) or "test" not in theirs or "test" not in ours:
+        return True
+    return theirs["test"] == ours["test"]
 
 
 def name_in_file(path: Path, models: str) -> str | None:
@@ -64,74 +110,79 @@ def name_in_file(path: Path, models: str) -> str | None:
     return None
 
 
-def evaluate_files(
-    files: Iterable[str | Path], network: str | None, dataset: str | None, pairs: list[str], device: torch.device
-) -> list[Evaluation | UserError]:
-    """Evaluate each weight file on the test images that its `meta` names, else `dataset`'s, overridden by `pairs`.
+class Evaluator:
+    """Evaluates weight files on the test images that their `meta` names, overridden by `pairs`; reads these once.
 
-    network: the name of the files' network, for files that do not tell. The error of a bad file takes its row's place.
+    network: the name of the files' network, for files that do not tell.
     """
-    data_sets: dict[str, Data] = {}
-    results: list[Evaluation | UserError] = []
-    for path in files:
+
+    def __init__(self, network: str | None, pairs: list[str], device: torch.device):
+        self.network, self.pairs, self.device = network, pairs, device
+        self.plain = find_method(PLAIN_TRAINING)
+        config.merge_pairs(config.config_for(self.plain), pairs)
+        check_evaluation(pairs[::2])
+        self.data_sets: dict[str, Data] = {}  # by their config
+
+    def config_of(self, file: WeightFile) -> CN:
+        """The config that says which data `file` is evaluated on, and all that its `meta` says."""
+        cfg, source = config.config_for(self.plain), f"the meta of {file.path}"
+        cfg.DATASET.TYPE = file.dataset
+        config.merge(cfg, parse_yaml(file.meta.get("config", ""), source), source, allow_new_sections=True)
+        config.merge_pairs(cfg, self.pairs)
+        fill_defaults(cfg.DATASET)
+        config.check(cfg, self.plain)
+        return cfg
+
+    def data_of(self, cfg: CN) -> Data:
+        """The test images that `cfg` names."""
+        key = dump(cfg.DATASET)
+        if key not in self.data_sets:
+            self.data_sets[key] = build_data(cfg, self.device, cfg.EXPERIMENT.SEED, splits=("test",))
+        return self.data_sets[key]
+
+    def of_same_data(self, files: Sequence[WeightFile]) -> list[WeightFile]:
+        """Those of `files` that were tested on the images that DATASET.ROOT of `pairs` has, where it is among them."""
+        return [file for file in files if "DATASET.ROOT" not in self.pairs[::2] or self._is_of_same_data(file)]
+
+    def _is_of_same_data(self, file):
         try:
-            results.append(evaluate_file(Path(path), network, dataset, pairs, device, data_sets))
-        except UserError as error:
-            results.append(error)
-    return results
+            cfg = self.config_of(file)
+            return cfg.DATASET.TYPE != file.dataset or is_same_data(file.meta, self.data_of(cfg))
+        except UserError:  # its evaluation says why
+            return True
 
+    def evaluate(self, file: WeightFile, title: str, per_class: bool = False) -> Evaluation:
+        """What `file` reaches. title: of the progress bar; per_class: count what is taken for what."""
+        path, meta, cfg = file.path, file.meta, self.config_of(file)
+        state_dict, _ = read_weights(path)
+        models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
+        name = self.network or meta.get("network") or name_in_file(path, models)
+        if name is None:
+            names = ", ".join(model_names(models))
+            raise UserError(f"{path} does not tell its network; add --model with one of {names}")
+        name = canonical_name(models, name)
 
-def evaluate_file(
-    path: Path,
-    network: str | None,
-    dataset: str | None,
-    pairs: list[str],
-    device: torch.device,
-    data_sets: dict[str, Data],
-) -> Evaluation:
-    """As `evaluate_files`, for one file. data_sets: what was read before, by its config; what is read is added."""
-    state_dict, meta = read_weights(path)
-    plain = find_method(PLAIN_TRAINING)
-    cfg = config.config_for(plain)
-    if dataset:
-        cfg.DATASET.TYPE = dataset
-    source = f"the meta of {path}"
-    config.merge(cfg, parse_yaml(meta.get("config", ""), source), source, allow_new_sections=True)
-    config.merge_pairs(cfg, pairs)
-    fill_defaults(cfg.DATASET)
-    config.check(cfg, plain)
-    check_evaluation(pairs[::2])
-    models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
-    name = network or meta.get("network") or name_in_file(path, models)
-    if name is None:
-        raise UserError(f"{path} does not tell its network; add --model with one of {', '.join(model_names(models))}")
-    name = canonical_name(models, name)
-
-    key = dump(cfg.DATASET)
-    if key not in data_sets:
-        data_sets[key] = build_data(cfg, device, cfg.EXPERIMENT.SEED, splits=("test",))
-    data = data_sets[key]
-    # A network that scores more classes than the data has is tested as it is: any class may win, wrong ones included.
-    model, classes, columns = build_model(models, name, data.num_classes), data.classes, None
-    known = weights_classes(state_dict, meta, model)
-    if known is not None and (rows := rows_of(classes, known)):
-        model, classes, columns = build_model(models, name, len(known)), known, torch.tensor(rows, device=device)
-    load_weights(model, path, name, classes)
-    result = evaluate(model.to(device).to(memory_format=torch.channels_last), data.test, columns)
-    return Evaluation(path, meta.get("teacher", "-"), name, meta.get("distiller", "-"), result)
-
-
-def format_table(evaluations: Iterable[Evaluation]) -> str:
-    """The evaluations as an aligned table."""
-    rows: list[tuple[str, ...]] = [("file", "teacher", "student", "distiller", "top-1", "top-5", "loss", "images")]
-    for item in evaluations:
-        result = item.result
-        accuracies = f"{result.top1:.2f}", f"{result.top5:.2f}", f"{result.loss:.4f}", str(result.images)
-        rows.append((shown(item.file), item.teacher, item.student, item.distiller, *accuracies))
-    return align(rows)
-
-
-def align(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of text as columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        data = self.data_of(cfg)
+        # A network of more classes than the data has is tested as it is: any class may win, wrong ones included.
+        model, classes, columns = build_model(models, name, data.num_classes), data.classes, None
+        known = weights_classes(state_dict, meta, model)
+        if known is not None and (rows := rows_of(classes, known)):
+            model, classes = build_model(models, name, len(known)), known
+            columns = torch.tensor(rows, device=self.device)
+        load_weights(model, path, name, classes)
+        model = model.to(self.device).to(memory_format=torch.channels_last)
+        confusion = torch.zeros(2 * [len(classes)], dtype=torch.int64, device=self.device) if per_class else None
+        result = evaluate(model, data.test, columns, confusion, title)
+        has_seed = "SEED" in parse_yaml(meta.get("config", ""), str(path)).get("EXPERIMENT", {})
+        return Evaluation(
+            file=path,
+            dataset=cfg.DATASET.TYPE,
+            teacher=meta.get("teacher"),
+            student=name,
+            method=meta.get("distiller"),
+            seed=cfg.EXPERIMENT.SEED if has_seed else None,
+            epoch=meta.get("epoch"),
+            result=result,
+            classes=classes,
+            confusion=None if confusion is None else confusion.cpu(),
+        )

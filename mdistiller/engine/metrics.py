@@ -26,32 +26,48 @@ class Result:
         return f"Loss: {self.loss:.4f}, Top-1 Accuracy: {self.top1:.2f}, Top-5 Accuracy: {self.top5:.2f}"
 
 
+def highest(logits: torch.Tensor) -> torch.Tensor:
+    """The places of the five highest logits of each row, the highest first. logits: (batch, classes)."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices
+
+
 def count_correct(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """How many targets are the highest, and among the five highest, logits of their row.
 
     logits: (batch, classes); target: (batch,). Returns a tensor of two counts, on the logits' device.
     """
-    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
+    hits = highest(logits) == target[:, None]
     return torch.stack([hits[:, 0].sum(), hits.sum()])
 
 
 @torch.inference_mode()
 def evaluate(
-    network: nn.Module, batches: Iterable[dict[str, torch.Tensor]], columns: torch.Tensor | None = None
+    network: nn.Module,
+    batches: Iterable[dict[str, torch.Tensor]],
+    columns: torch.Tensor | None = None,
+    confusion: torch.Tensor | None = None,
+    title: str = "Evaluating",
 ) -> Result:
     """Evaluate `network`, in eval mode, on `batches` of {"image", "target"}; its mode is restored.
 
     columns: int64 (classes of the data,), the logits' column of each class, where they are not the same.
+    confusion: int64 (classes, classes) of the logits' columns, on their device, to which the images of each class (row)
+    that are taken for each (column) are added. title: of the progress bar.
     """
     was_training = network.training
     network.eval()
     images, loss, correct = 0, torch.zeros((), dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
-    for batch in batches:
-        logits = network(batch["image"])[0].float()
-        target = batch["target"] if columns is None else columns[batch["target"]]
-        loss = loss.to(logits.device) + F.cross_entropy(logits, target, reduction="sum").double()
-        correct = correct.to(logits.device) + count_correct(logits, target)
-        images += len(logits)
+    with progress_bar(title, getattr(batches, "num_images_per_epoch", None)) as bar:
+        for batch in batches:
+            logits = network(batch["image"])[0].float()
+            target = batch["target"] if columns is None else columns[batch["target"]]
+            loss = loss.to(logits.device) + F.cross_entropy(logits, target, reduction="sum").double()
+            correct = correct.to(logits.device) + count_correct(logits, target)
+            if confusion is not None:
+                cells = target * len(confusion) + highest(logits)[:, 0]
+                confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
+            images += len(logits)
+            bar.update(len(logits))
     network.train(was_training)
     top1, top5 = (100 * correct / images).tolist()
     return Result(loss.item() / images, top1, top5, images)
@@ -100,20 +116,25 @@ class Meter:
         return Result(sum(losses), top1, top5, self.images), dict(zip(self.names, losses, strict=True))
 
 
+def progress_bar(title: str, images: int | None) -> tqdm:
+    """A bar that counts `images` on stderr, where that is a terminal, and leaves nothing behind."""
+    return tqdm(
+        desc=title,
+        total=images,
+        unit=" images",
+        mininterval=SECONDS_BETWEEN_READS,
+        leave=False,
+        dynamic_ncols=True,
+        disable=None,  # where stderr is no terminal
+    )
+
+
 class Progress:
     """A bar that shows the averages of `meter`; reading them, at most every SECONDS_BETWEEN_READS, checks them."""
 
     def __init__(self, meter: Meter, title: str, images: int):
         self.meter, self.read_at = meter, time.monotonic()
-        self.bar = tqdm(
-            desc=title,
-            total=images,
-            unit=" images",
-            mininterval=SECONDS_BETWEEN_READS,
-            leave=False,
-            dynamic_ncols=True,
-            disable=None,  # where stderr is no terminal
-        )
+        self.bar = progress_bar(title, images)
 
     def show(self) -> None:
         """Advance to what the meter has seen."""

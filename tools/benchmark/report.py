@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mdistiller.engine.evaluate import align
+from mdistiller.engine.tables import align
 
 
 @dataclasses.dataclass

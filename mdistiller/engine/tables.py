@@ -1,0 +1,155 @@
+"""What evaluations are shown as: tables of text for a terminal of WIDTH columns, and rows of CSV."""
+
+import csv
+import io
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .evaluate import Evaluation
+from .runs import shown
+from .weights import atomic_write
+
+WIDTH, GAP = 100, "  "  # columns of a line, and what stands between two columns of a table
+UNKNOWN, ELLIPSIS = "-", "…"
+LARGE_LOSS = 1000  # from here on in three digits
+WORST, BEST = 20, 5  # classes shown, where there are more than both together
+MOST_CONFUSIONS = 10
+
+HEADER = "dataset", "teacher", "student", "method", "seed", "epoch", "top-1", "top-5", "loss", "images", "file"
+CLASS_HEADER = "class", "images", "top-1"
+CONFUSION_HEADER = "true", "taken for", "count", "share"
+NUMBERS = "seed", "epoch", "top-1", "top-5", "loss", "images", "count", "share"  # set to the right
+
+
+def printable(text: Any) -> str:
+    """`text`, which may come from anyone's file, with what a terminal would act on, or not show, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal `text` takes: an East Asian character two, a mark on another character none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def shorten(text: str, columns: int) -> str:
+    """`text` in at most `columns`, one or more, without its middle where it is longer: names differ at their ends."""
+    if columns_of(text) <= columns:
+        return text
+    head, tail = text[:columns], text[-columns:]
+    while columns_of(head) + columns_of(tail) >= columns:
+        head, tail = (head, tail[1:]) if columns_of(tail) >= columns_of(head) else (head[:-1], tail)
+    return head + ELLIPSIS + tail
+
+
+def shorten_path(path: str, columns: int) -> tuple[str, bool]:
+    """`path` in at most `columns`, without its first folders where it is longer; whether the file's own is whole."""
+    parts = Path(path).parts
+    shorter = [f"{ELLIPSIS}/{'/'.join(parts[first:])}" for first in range(1, len(parts) - 1)]
+    for text in (path, *shorter):
+        if columns_of(text) <= columns:
+            return text, True
+    return shorten(text, columns), False
+
+
+def align(rows: Sequence[tuple[str, ...]], numbers: Iterable[str] = (), width: int | None = None) -> str:
+    """Rows of text as columns of equal width; those whose first row is one of `numbers` are set to the right.
+
+    width: of a line, in columns; where the rows exceed it their widest columns are shortened.
+    """
+    widths = [max(map(columns_of, column)) for column in zip(*rows, strict=True)]
+    while width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        widths[widths.index(max(widths))] -= 1
+    to_the_right = [title in set(numbers) for title in rows[0]]
+    lines = []
+    for row in rows:
+        cells = [shorten(cell, columns) for cell, columns in zip(row, widths, strict=True)]
+        spaces = [" " * (columns - columns_of(cell)) for cell, columns in zip(cells, widths, strict=True)]
+        padded = [s + c if right else c + s for c, s, right in zip(cells, spaces, to_the_right, strict=True)]
+        lines.append(GAP.join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def place(item: Evaluation) -> tuple[Any, ...]:
+    """What the rows of a table are sorted by: data and pair, then the best first."""
+    return item.dataset, item.teacher or "", item.student, -item.result.top1, item.method or "", str(item.file)
+
+
+def format_table(evaluations: Sequence[Evaluation]) -> str:
+    """A row an evaluation, its file at the end, or below where the folder's name would not fit there."""
+    rows: list[tuple[str, ...]] = [HEADER[:-1]]
+    for item in evaluations:
+        known = item.dataset, item.teacher, item.student, item.method, item.seed, item.epoch
+        loss = f"{item.result.loss:.4f}" if item.result.loss < LARGE_LOSS else f"{item.result.loss:.3g}"
+        numbers = f"{item.result.top1:.2f}", f"{item.result.top5:.2f}", loss, str(item.result.images)
+        rows.append((*(UNKNOWN if value is None else printable(value) for value in known), *numbers))
+    title = GAP + HEADER[-1]
+    header, *lines = align(rows, NUMBERS, WIDTH - len(title)).split("\n")
+    files = [printable(shown(item.file)) for item in evaluations]
+    beside = [shorten_path(file, WIDTH - len(GAP) - columns_of(header)) for file in files]
+    if all(is_whole for _, is_whole in beside):
+        lines = [f"{line}{GAP}{file}" for line, (file, _) in zip(lines, beside, strict=True)]
+    else:
+        below = [shorten_path(file, WIDTH - len(GAP))[0] for file in files]
+        lines = [f"{line}\n{GAP}{file}" for line, file in zip(lines, below, strict=True)]
+    return "\n".join([header + title, *lines])
+
+
+def format_classes(item: Evaluation) -> str:
+    """The classes of an evaluation, the worst first, and what is most often taken for what."""
+    rows = class_rows(item)
+    cells = [(printable(name), str(images), f"{top1:.2f}") for name, images, top1 in rows]
+    if left_out := max(0, len(rows) - WORST - BEST):
+        cells[WORST:-BEST] = [(f"{ELLIPSIS} {left_out} more", "", "")]
+    tables = [align([CLASS_HEADER, *cells], NUMBERS, WIDTH)]
+    if confusions := confusion_rows(item)[:MOST_CONFUSIONS]:
+        names = [(printable(true), printable(predicted)) for true, predicted, *_ in confusions]
+        counts = [(str(count), f"{share:.2f}") for *_, count, share in confusions]
+        lines = [(*pair, *numbers) for pair, numbers in zip(names, counts, strict=True)]
+        tables.append(align([CONFUSION_HEADER, *lines], NUMBERS, WIDTH))
+    return "\n\n".join(tables)
+
+
+def class_rows(item: Evaluation) -> list[tuple[str, int, float]]:
+    """Name, images and top-1 of each class that has test images, the worst first."""
+    assert item.confusion is not None
+    counts = zip(item.classes, item.confusion.sum(1).tolist(), item.confusion.diagonal().tolist(), strict=True)
+    rows = [(name, images, 100 * correct / images) for name, images, correct in counts if images]
+    return sorted(rows, key=lambda row: row[2])
+
+
+def confusion_rows(item: Evaluation) -> list[tuple[str, str, int, float]]:
+    """True class, predicted class, images and their share of the true class in percent, the most images first."""
+    assert item.confusion is not None
+    images = item.confusion.sum(1).tolist()
+    rows = []
+    for true, predicted in item.confusion.clone().fill_diagonal_(0).nonzero().tolist():
+        count = int(item.confusion[true, predicted])
+        rows.append((item.classes[true], item.classes[predicted], count, 100 * count / images[true]))
+    return sorted(rows, key=lambda row: (-row[2], -row[3]))
+
+
+def write_table(path: str | Path, evaluations: Iterable[Evaluation]) -> None:
+    """Write the rows of `format_table` to the CSV file `path`: whole paths, whole numbers, nothing for the unknown."""
+    rows = []
+    for item in evaluations:
+        known = item.dataset, item.teacher, item.student, item.method, item.seed, item.epoch
+        numbers = item.result.top1, item.result.top5, item.result.loss, item.result.images
+        rows.append((*known, *numbers, item.file.absolute()))
+    write_csv(path, [title.replace("-", "") for title in HEADER], rows)
+
+
+def write_classes(path: str | Path, item: Evaluation) -> None:
+    """Write all rows of `class_rows` to the CSV file `path`."""
+    write_csv(path, [title.replace("-", "") for title in CLASS_HEADER], class_rows(item))
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file atomically. Text is escaped as by `printable`; a path stays as it is."""
+    with atomic_write(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        writer = csv.writer(text)
+        writer.writerow(header)
+        writer.writerows([printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+        text.detach()
