@@ -108,13 +108,12 @@ class Minimiser:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
-        """Leave the gradient of the sum of `losses`, and of nothing before, in the parameters."""
-        self.optimizer.zero_grad()
+        """Add the gradient of the sum of `losses` to what `backward` has left in the parameters since the last step."""
         loss = total(losses.values())
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def step(self) -> None:
-        """Change the parameters by their gradients."""
+        """Change the parameters by their gradients, and clear these."""
         if self.max_norm > 0:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
@@ -124,6 +123,7 @@ class Minimiser:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+        self.optimizer.zero_grad()
 
     @property
     def lr(self) -> float:
@@ -164,12 +164,17 @@ class TwoGradientMinimiser(Minimiser):
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
         if TASK_LOSS not in losses:
             raise UserError(f"SOLVER.TRAINER dot needs a loss called {TASK_LOSS!r}, not only {', '.join(losses)}")
-        self.optimizer.zero_grad()
-        losses[TASK_LOSS].backward(retain_graph=True)
-        self.optimizer.task_gradients = {p: p.grad for p in self.parameters if p.grad is not None}
-        self.optimizer.zero_grad()
+        found = torch.autograd.grad(losses[TASK_LOSS], self.parameters, retain_graph=True, allow_unused=True)
+        collected = self.optimizer.task_gradients
+        for p, gradient in zip(self.parameters, found, strict=True):
+            if gradient is not None:
+                collected[p] = collected[p] + gradient if p in collected else gradient
         if distillation := [loss for name, loss in losses.items() if name != TASK_LOSS]:
             total(distillation).backward()
+
+    def step(self) -> None:
+        super().step()
+        self.optimizer.task_gradients = {}
 
 
 def build_minimiser(

@@ -130,6 +130,7 @@ def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
             "image_size": data.image_size,
             "train_images": len(data.train.image_set),
             "test_images": len(data.test.image_set),
+            "fingerprints": data.fingerprints,
             "seed": cfg.DATASET.SYNTHETIC.SEED if cfg.DATASET.TYPE == "synthetic" else None,
         },
         "normalisation": {"mean": list(data.mean), "std": list(data.std)},

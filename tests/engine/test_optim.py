@@ -160,6 +160,22 @@ def test_dot_moves_what_only_the_task_reaches_as_sgd():
     assert trained("dot") == pytest.approx(trained("base"), rel=1e-12)
 
 
+@pytest.mark.parametrize("trainer", ["base", "dot"])
+def test_gradients_add_up_until_the_step(trainer):
+    def trained(parts):
+        weight = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        cfg = CFG.clone()
+        merge_pairs(cfg, ["SOLVER.TRAINER", trainer])
+        optimizer = build_minimiser(cfg.SOLVER, [weight])
+        for _ in range(3):
+            for _ in range(parts):
+                optimizer.backward({name: loss / parts for name, loss in losses_of(weight).items()})
+            optimizer.step()
+        return weight.tolist()
+
+    assert trained(4) == pytest.approx(trained(1), rel=1e-12)
+
+
 def test_dot_without_delta_is_sgd():
     def trained(trainer):
         cfg = CFG.clone()
