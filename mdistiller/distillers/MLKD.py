@@ -84,6 +84,11 @@ class MLKD(LogitDistiller):
     def number_of_views(cls, cfg: Any) -> int:
         return cfg.MLKD.VIEWS
 
+    @classmethod
+    def variant(cls, cfg: Any) -> list[str]:
+        form = ["two-view", *([] if cfg.MLKD.FORM == "released" else [cfg.MLKD.FORM])]
+        return [*(form if cfg.MLKD.VIEWS == 2 else []), *super().variant(cfg)]
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
         self.kd_weight = cfg.MLKD.LOSS.KD_WEIGHT

@@ -46,6 +46,10 @@ class SKD(LogitDistiller):
     venue = "CVPR 2026"
     transfers = "logits of each image, directions between the images of a batch"
 
+    @classmethod
+    def variant(cls, cfg: Any) -> list[str]:
+        return [*([] if cfg.SKD.FORM == "released" else [cfg.SKD.FORM]), *super().variant(cfg)]
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
         self.form = cfg.SKD.FORM

@@ -100,6 +100,11 @@ class Distiller(nn.Module):
         return 1
 
     @classmethod
+    def variant(cls, cfg: Any) -> list[str]:
+        """What a run of the method, as `cfg` says, differs in from its plain form, as parts of a name."""
+        return ["standardised"] if cls.compares_logits and cfg.DISTILLER.LOGIT_STANDARDIZATION else []
+
+    @classmethod
     def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Distiller":
         """The method around two networks, as the whole config `cfg` says.
 

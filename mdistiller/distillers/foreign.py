@@ -45,6 +45,10 @@ class ForeignDistiller(Distiller):
                 "SECTION.KEY VALUE"
             ) from error
 
+    @classmethod
+    def variant(cls, cfg: Any) -> list[str]:
+        return ["file", *super().variant(cfg)]
+
     def forward_train(self, image: torch.Tensor, target: torch.Tensor, **kwargs: Any) -> Any:
         given = {"image": image, "target": target, **kwargs}
         takes = self.keywords

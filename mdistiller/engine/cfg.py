@@ -64,6 +64,7 @@ CFG.DISTILLER.TYPE = PLAIN_TRAINING
 CFG.DISTILLER.TEACHER = "ResNet50"
 CFG.DISTILLER.STUDENT = "resnet32"
 CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places
+CFG.DISTILLER.TEACHER_SHA256 = ""  # of that file, in a saved config
 CFG.DISTILLER.LOGIT_STANDARDIZATION = False  # of the logits that a logit-based method compares
 
 CFG.SOLVER = CN()

@@ -65,7 +65,7 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
 def check_evaluation(typed: Iterable[str]) -> None:
     """Raise UserError for a dotted key of the command line that the evaluation of a network does not read."""
     for key in typed:
-        if not key.startswith("DATASET.") or key == "DATASET.AUGMENT":
+        if not key.startswith("DATASET.") or key in ("DATASET.AUGMENT", "DATASET.VAL_FRACTION"):
             raise UserError(f"{key} has no effect on an evaluation, which reads keys of DATASET; leave it out")
 
 

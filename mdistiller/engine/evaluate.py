@@ -90,14 +90,6 @@ def one_a_run(files: Sequence[WeightFile]) -> list[WeightFile]:
     return [file for file in files if file.path in kept]
 
 
-def is_same_data(meta: dict[str, Any], data: Data) -> bool:
-    """Whether the weights with this `meta` were tested on the images of `data`, as far as both are known."""
-    theirs, ours = meta.get("dataset", {}).get("fingerprints"), getattr(data, "fingerprints", None)
-    if not isinstance(theirs, dict) or not isinstance(ours, dict) or "test" not in theirs or "test" not in ours:
-        return True
-    return theirs["test"] == ours["test"]
-
-
 def name_in_file(path: Path, models: str) -> str | None:
     """The network that a published file name, `best_model_weights_{network}[_{distiller}].pth`, tells."""
     match = re.fullmatch(r"best_model_weights_(.+)", path.stem)
@@ -147,7 +139,11 @@ class Evaluator:
     def _is_of_same_data(self, file):
         try:
             cfg = self.config_of(file)
-            return cfg.DATASET.TYPE != file.dataset or is_same_data(file.meta, self.data_of(cfg))
+            if cfg.DATASET.TYPE != file.dataset:
+                return True
+            theirs = file.meta.get("dataset", {}).get("fingerprints")
+            ours = self.data_of(cfg).fingerprints["test"]
+            return not isinstance(theirs, dict) or theirs.get("test", ours) == ours
         except UserError:  # its evaluation says why
             return True
 

@@ -19,13 +19,14 @@ from mdistiller.models.folding import fold_batch_norms
 
 from .cfg import changed, used_sections
 from .failures import explained
+from .identity import with_variant
 from .index import Benchmark
-from .metrics import Result
+from .metrics import Result, evaluate
 from .precision import compile_networks, keep_freed_memory
 from .runlog import RunLog, import_wandb, start_wandb
-from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of, with_tags
+from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
 from .seeds import seed_everything
-from .teachers import fetch_pretrained, find_teacher_weights
+from .teachers import fetch_pretrained, find_teacher_weights, sha256_of, warnings_of
 from .trainer import Trainer
 from .values import dump
 from .weights import load_weights
@@ -80,22 +81,27 @@ def run_experiment(
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     if cfg.LOG.WANDB:
         import_wandb()
+    about_data, notes, teacher_top1 = describe_data(cfg, data), [data.note] if data.note else [], None
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_model(models, student_name, data.num_classes), None
     if method.needs_teacher:
         teacher_name = cfg.DISTILLER.TEACHER
         teacher = build_model(models, teacher_name, data.num_classes)
         if not cfg.DISTILLER.TEACHER_WEIGHTS:
-            weights = find_teacher_weights(benchmark, teacher_name, utils, data.classes)
+            weights, notes = find_teacher_weights(benchmark, cfg, utils, about_data["dataset"])
             cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
         fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
         load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name, data.classes)
+        teacher_top1 = evaluate(teacher.to(device), data.val or data.test).top1
+        sha256 = sha256_of(cfg.DISTILLER.TEACHER_WEIGHTS)
+        notes += warnings_of(cfg, teacher_top1, sha256, data.num_classes)
+        cfg = changed(cfg, "DISTILLER.TEACHER_SHA256", sha256)
     distiller = assemble(cfg, student, teacher, data.train)
 
     log_folder, weights_folder = BASELINE_FOLDERS if baseline else folders_of(method)
-    title = [student_name] if baseline else [teacher_name or "none", student_name, method.__name__]
-    title[-1] = with_tags(title[-1], cfg.EXPERIMENT)
-    published = [student_name] if baseline else [student_name, method.__name__]
+    label = with_variant(method.__name__, cfg, method)
+    published = [with_variant(student_name, cfg, method)] if baseline else [student_name, label]
+    title = published if baseline else [teacher_name or "none", *published]
     files = create_run(utils / log_folder, utils / weights_folder / subfolder, benchmark.label, title, published)
     config_text = dump(used_sections(cfg, method))
     meta = {
@@ -103,18 +109,22 @@ def run_experiment(
         "network": student_name,
         "models": models,
         "teacher": teacher_name,
-        "distiller": method.__name__,
+        "teacher_top1": teacher_top1,
+        "teacher_sha256": cfg.DISTILLER.TEACHER_SHA256 or None,
+        "distiller": label,
+        "chosen_by": data.val_from or "test",
         "config": config_text,
-        **describe_data(cfg, data),
+        **about_data,
         **describe_versions(),
     }
     with RunLog(files, config_text, start_wandb(cfg, files)) as log:
         log.line("===== New Logging Session Started =====")
-        log.line(f"Running main with student={student_name}, teacher={teacher_name}, distiller={method.__name__}")
-        if data.note:
-            log.line(data.note)
+        log.line(f"Running main with student={student_name}, teacher={teacher_name}, distiller={label}")
         if teacher is not None:
             log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
+            log.line(f"Teacher's Top-1 Accuracy: {teacher_top1:.2f}, SHA-256 {cfg.DISTILLER.TEACHER_SHA256[:16]}")
+        for note in notes:
+            log.line(note)
         trainer = Trainer(cfg, distiller, data, files, log, meta)
         with explained(trainer):
             return trainer.fit(), files
@@ -131,6 +141,7 @@ def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
             "train_images": len(data.train.image_set),
             "test_images": len(data.test.image_set),
             "fingerprints": data.fingerprints,
+            "validation": data.val_from,
             "seed": cfg.DATASET.SYNTHETIC.SEED if cfg.DATASET.TYPE == "synthetic" else None,
         },
         "normalisation": {"mean": list(data.mean), "std": list(data.std)},

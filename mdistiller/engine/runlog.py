@@ -76,9 +76,9 @@ class RunLog:
             with self.files.metrics.open("a", newline="") as metrics:
                 csv.DictWriter(metrics, self.columns).writerow(row)
         for column, value in row.items():
-            if column != "epoch":
+            if column != "epoch" and value is not None:
                 split, _, rest = column.partition("_")
-                tag = f"{split}/{rest}" if split in ("train", "test") else f"train/{column}"
+                tag = f"{split}/{rest}" if split in ("train", "validation", "test") else f"train/{column}"
                 self.tensorboard.add_scalar(tag, value, row["epoch"])
         self.tensorboard.flush()
         if self.wandb:

@@ -1,6 +1,5 @@
 """Every path and name of a run, and which run has the published name."""
 
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import mdistiller
 from mdistiller.distillers import DISTILLERS, Distiller
 from mdistiller.errors import UserError
 
+from .identity import locked, why_kept
 from .weights import copy_file, read_weights, save_checkpoint
 
 PACKAGE = Path(mdistiller.__file__).resolve().parent
@@ -20,7 +20,6 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PROJECT / "
 
 DISTILLATION_FOLDERS = "distiller_train_log", "model_distillation_pth"
 BASELINE_FOLDERS = "model_train_log", "model_pth"
-LONGEST_TAG = 60  # characters; a file name takes 255 bytes
 BEST, LAST = "best.pth", "last.pth"
 
 
@@ -37,18 +36,11 @@ def published_weights(folder: Path, *names: str) -> Path:
 
 
 def baseline_weights(utils: Path, network: str) -> list[Path]:
-    """Places of what `train.py` made of a network: the published name, whether there is one, then each run's best."""
+    """What `train.py` made of a network, variants too: the weights under published names, then each run's best."""
     folder = utils / BASELINE_FOLDERS[1]
-    runs = {path for name in (network, f"{network}-*") for path in folder.glob(f"*_{name}/{BEST}")}
-    return [published_weights(folder, network), *sorted(runs)]
-
-
-def with_tags(name: str, experiment: Any) -> str:
-    """`name`, and after it the config's EXPERIMENT.NAME and TAG, where these are not the defaults, as a file may have
-    them: of letters, digits and `._+`, all else as a hyphen.
-    """
-    tags = [tag for tag in (experiment.NAME, experiment.TAG) if tag not in ("", "default")]
-    return "-".join([name, *(re.sub(r"[^\w.+]+", "-", tag).strip("-")[:LONGEST_TAG] for tag in tags)])
+    names = network, f"{network}-*"
+    published = [path for name in names for path in sorted(folder.glob(published_weights(folder, name).name))]
+    return [*published, *sorted(path for name in names for path in folder.glob(f"*_{name}/{BEST}"))]
 
 
 def student_weights(utils: Path) -> list[Path]:
@@ -133,19 +125,13 @@ def save_best(files: RunFiles, content: dict[str, Any]) -> str | None:
     Returns a line that says why the published name was not taken, or None.
     """
     save_checkpoint(content, files.best)
-    meta = content["meta"]
-    if files.published.exists():
-        try:
-            _, other = read_weights(files.published)
-        except UserError as error:
-            return f"Kept {files.published}: {error}"
-        if not other:
-            return f"Kept {files.published}, which names no run of ours; this run's best is {files.best}"
-        if other.get("run") != meta["run"]:
-            theirs, ours = other.get("dataset", {}), meta["dataset"]
-            if theirs != ours and theirs.get("type") != "synthetic":
-                return f"Kept {files.published}, of other data; this run's best is {files.best}"
-            if theirs == ours and other.get("top1", 0.0) > meta["top1"]:
-                return f"Kept {files.published}, top-1 {other['top1']:.2f}; this run's best is {files.best}"
-    copy_file(files.best, files.published)
+    with locked(files.published):
+        if files.published.exists():
+            try:
+                _, other = read_weights(files.published)
+            except UserError as error:
+                return f"Kept {files.published}: {error}"
+            if reason := why_kept(other, content["meta"]):
+                return f"Kept {files.published}, {reason}; this run's best is {files.best}"
+        copy_file(files.best, files.published)
     return None

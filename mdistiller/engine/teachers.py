@@ -1,17 +1,25 @@
 """Which file a teacher comes from: the default places, torchvision's pretrained weights among them."""
 
+import hashlib
+import shlex
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import torch
+from yacs.config import CfgNode as CN
 
-from mdistiller.dataset import IMAGENET_WNIDS
+from mdistiller.dataset import IMAGENET_WNIDS, fill_defaults
 from mdistiller.errors import UserError
 
+from .cfg import CFG
+from .identity import is_same_data
 from .index import Benchmark
-from .runs import PROJECT, baseline_weights
+from .runs import BASELINE_FOLDERS, PROJECT, baseline_weights, published_weights, shown
 from .weights import read_weights, rows_of
+
+USEFUL_SHARE = 0.1  # of the way from chance to 100 %, which a teacher has gone at least
 
 # Our names of the networks that torchvision has, and its own.
 TORCHVISION_NAMES = {
@@ -23,42 +31,94 @@ TORCHVISION_NAMES = {
 }
 
 
-def find_teacher_weights(benchmark: Benchmark, name: str, utils: Path, classes: list[str]) -> Path:
-    """The first of the default places that holds weights of the teacher `name` for `classes`.
+def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: dict[str, Any]) -> tuple[Path, list[str]]:
+    """Where the weights of the teacher DISTILLER.TEACHER lie, by the default places, and warnings about the choice.
 
-    On classes of ImageNet that is torchvision's, to be downloaded. Else it is what `train.py` wrote on these classes,
-    the published name first, then its best run, and then where MDistiller keeps teachers of CIFAR-100.
-    Raises UserError, listing the places and the command that trains one, where there is none.
+    dataset: what `meta` tells of the run's data. On classes of ImageNet that is torchvision's file, to be downloaded.
+    Else it is the best that `train.py` made on this very data; else the best on other data of these classes, with a
+    warning; and then where MDistiller keeps teachers of CIFAR-100. Raises UserError, listing the places and the command
+    that trains one, where there is none.
     """
+    name, classes = cfg.DISTILLER.TEACHER, dataset["classes"]
     if benchmark.models == "imagenet" and {*classes} <= {*IMAGENET_WNIDS} and (file := pretrained_file(name)):
-        return file
-    published, *runs = baseline_weights(utils, name)
+        return file, []
+    folder = utils / BASELINE_FOLDERS[1]
+    candidates = [Candidate(path, *read_meta(path)) for path in baseline_weights(utils, name)]
+    fitting = [candidate for candidate in candidates if candidate.scores(classes)]
+    same = [candidate for candidate in fitting if is_same_data(candidate.dataset, dataset)]
+    if same or fitting:
+        best = max(same or fitting, key=lambda candidate: candidate.top1)
+        return best.path, [] if same else [f"Warning: the teacher's weights {shown(best.path)} are of other data"]
     mdistillers = PROJECT / "download_ckpts" / "cifar_teachers" / f"{name}_vanilla" / "ckpt_epoch_240.pth"
-    if published.is_file() and top1_on(published, classes) is not None:
-        return published
-    if scored := [(top1, path) for path in runs if (top1 := top1_on(path, classes)) is not None]:
-        return max(scored)[1]
     if benchmark.models == "cifar100" and mdistillers.is_file():
-        return mdistillers
+        return mdistillers, []
+    published = published_weights(folder, name)
     other = f" ({published} is of other classes)" if published.is_file() else ""
-    command = f"python {utils.parent.name}/{utils.name}/train.py --selected_model {name}"
     raise UserError(
         f"no weights of the teacher {name} for these {len(classes)} classes: looked for {published}{other}, runs "
-        f"beside it and {mdistillers}; train it ({command}) or name a file with --teacher_weights"
+        f"beside it and {mdistillers}; train it ({training_command(cfg, name, utils)}) or name a file with "
+        "--teacher_weights"
     )
 
 
-def top1_on(path: Path, classes: list[str]) -> float | None:
-    """Top-1 that the weights at `path` say they reach; None where they say that they score other classes.
+def training_command(cfg: CN, name: str, utils: Path) -> str:
+    """The command that trains the network `name` on the data of `cfg`."""
+    script = f"python {utils.parent.name}/{utils.name}/train.py --selected_model {name}"
+    defaults = CFG.DATASET.clone()
+    defaults.TYPE = cfg.DATASET.TYPE
+    fill_defaults(defaults)
+    defaults.ROOT = str(Path(defaults.ROOT).resolve())
+    is_default_type = cfg.DATASET.TYPE in ("cifar100", "imagenet")
+    keys = [] if is_default_type else [("TYPE", cfg.DATASET.TYPE)]
+    for key in ("ROOT", "IMAGE_SIZE", "VAL_FRACTION"):
+        if cfg.DATASET[key] != defaults[key]:
+            keys.append((key, shown(Path(cfg.DATASET.ROOT)) if key == "ROOT" else str(cfg.DATASET[key])))
+    return " ".join([script, *(f"DATASET.{key} {shlex.quote(value)}" for key, value in keys)])
 
-    0 for weights that say nothing; those that cannot be read pass, for loading them to say why.
-    """
+
+class Candidate(NamedTuple):
+    """Weights that may be a teacher's. top1: what they say they reach, 0 where they say nothing."""
+
+    path: Path
+    dataset: dict[str, Any]
+    top1: float
+
+    def scores(self, classes: list[str]) -> bool:
+        """Whether the weights score `classes`, as far as they tell."""
+        theirs = self.dataset.get("classes", classes)
+        return theirs == classes or bool(rows_of(classes, theirs))
+
+
+def read_meta(path: Path) -> tuple[dict[str, Any], float]:
+    """What the weights at `path` say of their data and top-1; nothing where they cannot be read, for loading to say."""
     try:
         _, meta = read_weights(path)
     except UserError:
-        return 0.0
-    theirs = meta.get("dataset", {}).get("classes", classes)
-    return meta.get("top1", 0.0) if theirs == classes or rows_of(classes, theirs) else None
+        return {}, 0.0
+    return meta.get("dataset", {}), meta.get("top1", 0.0)
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def warnings_of(cfg: CN, top1: float, sha256: str, classes: int) -> list[str]:
+    """What a user should know of a teacher that is right on `top1` percent of the images it is asked about."""
+    lines = []
+    if cfg.DISTILLER.TEACHER_SHA256 not in ("", sha256):
+        lines.append("Warning: the teacher's file has changed since the run of this config; its numbers will differ")
+    chance = 100 / classes
+    if top1 < chance + USEFUL_SHARE * (100 - chance):
+        lines.append(
+            f"Warning: the teacher is near chance ({chance:.1f} %). Its classes may be in another order, as "
+            "folders named 0 to 99 are when sorted as text, or its images normalised otherwise"
+        )
+    return lines
 
 
 def pretrained_file(name: str) -> Path | None:

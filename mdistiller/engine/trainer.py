@@ -14,7 +14,7 @@ from .precision import Precision, gradient_scaler, set_backends
 from .runlog import COLUMNS, RunLog
 from .runs import RunFiles, save_best
 from .seeds import generators_state, set_generators_state
-from .weights import save_checkpoint
+from .weights import read_weights, save_checkpoint
 
 
 class Trainer:
@@ -30,6 +30,7 @@ class Trainer:
         scaler = gradient_scaler(cfg.SOLVER, self.device)
         self.optimizer = build_minimiser(cfg.SOLVER, distiller.get_learnable_parameters(), scaler)
         self.meter = Meter(self.device)
+        self.split = "validation" if data.val else "test"
         self.epoch = self.best_epoch = 0
         self.best = Result(math.inf, -math.inf, -math.inf, 0)
 
@@ -39,21 +40,33 @@ class Trainer:
         Raises NotFinite where a loss is no longer finite.
         """
         started, epochs = time.monotonic(), self.cfg.SOLVER.EPOCHS
+        judge = self.data.val or self.data.test  # on whose images the best student is chosen
         set_backends(self.cfg.SOLVER)
         while self.epoch < epochs:
             self.epoch += 1
             self.log.line(f"Epoch: {self.epoch} / {epochs}")
             self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
             train, terms, seconds = self.train_epoch()
-            test = evaluate(self.distiller.student, self.data.test)
-            if not math.isfinite(test.loss):
-                raise NotFinite("test loss")
-            self.report(train, terms, seconds, test)
-            self.save(test)
+            judged = evaluate(self.distiller.student, judge)
+            if not math.isfinite(judged.loss):
+                raise NotFinite(f"{self.split} loss")
+            self.report(train, terms, seconds, judged)
+            self.save(judged)
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
-        self.log.line(f"Best Test Top-1 Accuracy: {self.best.top1:.2f}, epoch {self.best_epoch}, {self.files.best}")
+        best = f"Best {self.split.capitalize()} Top-1 Accuracy: {self.best.top1:.2f}"
+        self.log.line(f"{best}, epoch {self.best_epoch}, {self.files.best}")
+        if self.data.val:
+            self.best = self.test_best()
         self.log.line(f"Learning Time: {minutes}m {seconds}s")
         return self.best
+
+    def test_best(self) -> Result:
+        """The result of the best student on the test images, which had no part in choosing it."""
+        state_dict, _ = read_weights(self.files.best)
+        self.distiller.student.load_state_dict(state_dict)
+        test = evaluate(self.distiller.student, self.data.test)
+        self.log.line(f"Test {test}")
+        return test
 
     def train_epoch(self) -> tuple[Result, dict[str, float], float]:
         """One pass over the training set; returns its averages, those of each loss term, and its seconds."""
@@ -70,20 +83,23 @@ class Trainer:
                 progress.show()
         return *self.meter.read(), time.monotonic() - started
 
-    def report(self, train: Result, terms: dict[str, float], seconds: float, test: Result) -> None:
+    def report(self, train: Result, terms: dict[str, float], seconds: float, judged: Result) -> None:
         """Tell the log what an epoch reached."""
         self.log.line(f"Train {train}")
-        self.log.line(f"Test {test}")
-        values = [self.epoch, self.optimizer.lr, train.loss, train.top1, train.top5]
-        values += [test.loss, test.top1, test.top5, train.images / seconds, seconds]
-        self.log.epoch(dict(zip(COLUMNS, values, strict=True)) | terms)
+        self.log.line(f"{self.split.capitalize()} {judged}")
+        results = {"loss": judged.loss, "top1": judged.top1, "top5": judged.top5}
+        row = dict.fromkeys(COLUMNS) | {"epoch": self.epoch, "lr": self.optimizer.lr}
+        row |= {"train_loss": train.loss, "train_top1": train.top1, "train_top5": train.top5}
+        row |= {"images_per_second": train.images / seconds, "seconds": seconds, **terms}
+        self.log.epoch(row | {f"{self.split}_{name}": value for name, value in results.items()})
 
-    def save(self, test: Result) -> None:
+    def save(self, judged: Result) -> None:
         """Keep the student where it is the best so far, and always what the next epoch starts from."""
         student = self.distiller.student.state_dict()
-        meta = self.meta | {"epoch": self.epoch, "top1": test.top1, "top5": test.top5, "loss": test.loss}
-        if test.top1 > self.best.top1:
-            self.best, self.best_epoch = test, self.epoch
+        results = {"top1": judged.top1, "top5": judged.top5, "loss": judged.loss}
+        meta = self.meta | {"epoch": self.epoch, **results}
+        if judged.top1 > self.best.top1:
+            self.best, self.best_epoch = judged, self.epoch
             if kept := save_best(self.files, {"model": student, "meta": meta}):
                 self.log.line(kept)
         save_checkpoint({"model": student, "meta": meta, "training": self.state_dict()}, self.files.last)

@@ -33,9 +33,9 @@ SAFE_TYPES: list[Any] = [
 ]
 
 META_TYPES: dict[str, type] = {
-    **dict.fromkeys(("run", "network", "models", "teacher", "distiller", "config"), str),
+    **dict.fromkeys(("run", "network", "models", "teacher", "teacher_sha256", "distiller", "chosen_by", "config"), str),
     **dict.fromkeys(("epoch", "num_classes"), int),
-    **dict.fromkeys(("top1", "top5", "loss"), float),
+    **dict.fromkeys(("top1", "top5", "loss", "teacher_top1"), float),
     **dict.fromkeys(("dataset", "normalisation", "versions"), dict),
 }
 

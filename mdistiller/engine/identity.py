@@ -1,0 +1,76 @@
+"""What makes two runs the same: their data, and the variant of the method."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode as CN
+
+from mdistiller.distillers import Distiller
+from mdistiller.errors import UserError
+
+from .optim import TWO_GRADIENTS
+
+LONGEST_TAG = 60  # characters; a file name takes 255 bytes
+OLDER_KEYS = ("type", "classes", "image_size", "train_images", "test_images", "seed")
+
+
+def variant_of(cfg: CN, method: type[Distiller]) -> list[str]:
+    """What a run differs in from the plain method, as parts of a name; none for a plain preset.
+
+    EXPERIMENT.NAME and TAG come last, as a file name may have them: of letters, digits and `._+`, all else as a hyphen.
+    """
+    parts = method.variant(cfg)
+    if cfg.SOLVER.TRAINER in TWO_GRADIENTS:
+        parts.append("dot")
+    if cfg.SOLVER.AMP != "none":
+        parts.append(cfg.SOLVER.AMP)
+    tags = [tag for tag in (cfg.EXPERIMENT.NAME, cfg.EXPERIMENT.TAG) if tag not in ("", "default")]
+    return [*parts, *(re.sub(r"[^\w.+]+", "-", tag).strip("-")[:LONGEST_TAG] for tag in tags)]
+
+
+def with_variant(name: str, cfg: CN, method: type[Distiller]) -> str:
+    """`name`, of a method or network, and after it what the run differs in from the plain one, joined by hyphens."""
+    return "-".join([name, *variant_of(cfg, method)])
+
+
+def is_same_data(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether two `meta["dataset"]` tell of the same data, by the fingerprints of their splits.
+
+    A file from before there were fingerprints is compared by what it tells beside them.
+    """
+    their_prints, our_prints = theirs.get("fingerprints"), ours.get("fingerprints")
+    if not (isinstance(their_prints, dict) and isinstance(our_prints, dict)):
+        return all(theirs.get(key) == ours.get(key) for key in OLDER_KEYS)
+    return their_prints == our_prints
+
+
+def why_kept(other: dict[str, Any], meta: dict[str, Any]) -> str | None:
+    """Why weights with the meta `other` keep the published name before those with `meta`; None where they give way."""
+    if not all(key in other for key in ("run", "top1", "dataset")):
+        return "which names no run of ours"
+    if other["run"] == meta["run"]:
+        return None
+    if not is_same_data(other["dataset"], meta["dataset"]):
+        return None if other["dataset"].get("type") == "synthetic" else "of other data"
+    return f"top-1 {other['top1']:.2f}" if other["top1"] >= meta["top1"] else None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within it no other process is, for the same file `path`; where the system has no such locks, none is held."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        file = lock.open("a")
+    except OSError as error:
+        raise UserError(f"cannot write {lock}: {error.strerror or error}; make its folder writable") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
