@@ -17,6 +17,7 @@ from mdistiller.errors import UserError, nearest
 
 from .cfg import used_sections
 from .demo import run_demo
+from .describe import print_commands
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
 from .failures import explain
 from .index import BENCHMARKS, Benchmark
@@ -119,7 +120,7 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
     if flags.demo:
         run_demo(cfg, benchmark, device, utils)
         return
-    run_experiment(cfg, benchmark, device, utils)
+    print_commands(run_experiment(cfg, benchmark, device, utils)[1])
 
 
 def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
@@ -135,7 +136,7 @@ def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | 
     if flags.print_cfg:
         print_config(cfg)
         return
-    run_experiment(cfg, benchmark, device, utils, baseline=True)
+    print_commands(run_experiment(cfg, benchmark, device, utils, baseline=True)[1])
 
 
 def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> None:

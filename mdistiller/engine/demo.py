@@ -9,9 +9,10 @@ from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 
 from .cfg import changed
+from .describe import print_commands
 from .index import Benchmark
 from .run import run_experiment
-from .runs import BASELINE_FOLDERS, published_weights, shown
+from .runs import BASELINE_FOLDERS, published_weights
 from .tables import align
 from .values import dump, parse_yaml
 from .weights import read_weights
@@ -42,8 +43,7 @@ def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path) -
         (f"student distilled by {method}", cfg.DISTILLER.STUDENT, distilled.top1),
     ]
     print(f"\n{align([(role, network, f'top-1 {top1:.2f}') for role, network, top1 in rows])}")
-    print(f"\nEvaluate:    python test.py --checkpoint {shown(files.best)}")
-    print(f"TensorBoard: tensorboard --logdir {shown(files.folder.parent)}")
+    print_commands(files)
 
 
 def baseline_of(cfg: CN, network: str) -> CN:

@@ -25,6 +25,10 @@ class Result:
     def __str__(self) -> str:
         return f"Loss: {self.loss:.4f}, Top-1 Accuracy: {self.top1:.2f}, Top-5 Accuracy: {self.top5:.2f}"
 
+    def row(self, split: str) -> dict[str, float]:
+        """The averages by their columns in metrics.csv."""
+        return {f"{split}_loss": self.loss, f"{split}_top1": self.top1, f"{split}_top5": self.top5}
+
 
 def highest(logits: torch.Tensor) -> torch.Tensor:
     """The places of the five highest logits of each row, the highest first. logits: (batch, classes)."""

@@ -18,6 +18,7 @@ from mdistiller.models import build_model
 from mdistiller.models.folding import fold_batch_norms
 
 from .cfg import changed, used_sections
+from .describe import describe_run, git_commit, hints
 from .failures import explained
 from .identity import with_variant
 from .index import Benchmark
@@ -119,15 +120,23 @@ def run_experiment(
     }
     with RunLog(files, config_text, start_wandb(cfg, files)) as log:
         log.line("===== New Logging Session Started =====")
-        log.line(f"Running main with student={student_name}, teacher={teacher_name}, distiller={label}")
+        running = f"student={student_name}, teacher={teacher_name}, distiller={label}"
+        log.line(f"Running main with {running}", wrap=False)
+        for line in describe_run(cfg, meta, data, {"teacher": teacher, "student": student}, files):
+            log.line(line)
         if teacher is not None:
             log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
             log.line(f"Teacher's Top-1 Accuracy: {teacher_top1:.2f}, SHA-256 {cfg.DISTILLER.TEACHER_SHA256[:16]}")
-        for note in notes:
+        for note in (*notes, *hints(cfg)):
             log.line(note)
         trainer = Trainer(cfg, distiller, data, files, log, meta)
         with explained(trainer):
-            return trainer.fit(), files
+            result = trainer.fit()
+        if data.val:  # whose images chose the best student; the test images are asked once
+            load_weights(distiller.student, files.best, student_name)
+            result = evaluate(distiller.student, data.test)
+            log.line(f"Test {result}")
+        return result, files
 
 
 def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
@@ -164,5 +173,6 @@ def describe_versions() -> dict[str, Any]:
             "torch": str(torch.__version__),
             "torchvision": installed_version("torchvision"),
             "numpy": np.__version__,
+            "commit": git_commit(),
         }
     }

@@ -4,18 +4,25 @@ import csv
 import io
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode as CN
 
 from mdistiller.errors import UserError
 
+from .board import link_runs, write_settings
 from .cfg import CFG
+from .lines import as_lines
 from .runs import RunFiles
 from .values import dump, parse_yaml
 from .weights import atomic_write
 
-COLUMNS = "epoch,lr,train_loss,train_top1,train_top5,test_loss,test_top1,test_top5,images_per_second,seconds".split(",")
+COLUMNS = (
+    "epoch,lr,train_loss,train_top1,train_top5,test_loss,test_top1,test_top5,images_per_second,seconds,"
+    "teacher_top1,best_top1"
+).split(",")
+DIGITS = 6  # of metrics.csv
 
 
 def import_wandb() -> Any:
@@ -38,6 +45,19 @@ def start_wandb(cfg: CN, files: RunFiles) -> Any:
     return import_wandb().init(**options, config=parse_yaml(dump(cfg), "config"))
 
 
+def round_to(value: Any, digits: int = DIGITS) -> Any:
+    """A float with so many significant digits; anything else as it is."""
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+def tag_of(column: str) -> str:
+    """The name that a column of metrics.csv has in TensorBoard: grouped by what it is measured on."""
+    split, _, rest = column.partition("_")
+    if split in ("train", "validation", "test"):
+        return f"{split}/{rest}"
+    return f"test/{column}" if column.endswith("_top1") else f"train/{column}"
+
+
 class RunLog:
     """Writes what a run reports: lines to the log and stdout, scalars to TensorBoard, a row an epoch to metrics.csv.
 
@@ -47,7 +67,7 @@ class RunLog:
     def __init__(self, files: RunFiles, config_text: str, wandb: Any = None):
         from torch.utils.tensorboard import SummaryWriter  # takes long to import, and only runs need it
 
-        self.files, self.wandb = files, wandb
+        self.files, self.wandb, self.folder = files, wandb, Path.cwd()
         self.columns: list[str] = []
         self.rows: list[dict[str, Any]] = []
         self.tensorboard = SummaryWriter(str(files.folder))
@@ -56,15 +76,23 @@ class RunLog:
             handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s"))
             self.logger.addHandler(handler)
         files.config.write_text(config_text)
+        write_settings(self.tensorboard, config_text)
+        link_runs(files.log.parents[1])
 
-    def line(self, message: str) -> None:
-        self.logger.info(message)
+    def line(self, message: str, wrap: bool = True) -> None:
+        """Tell `message` in lines that fit a terminal, or in one where others count on its wording."""
+        for line in as_lines(message, self.folder) if wrap else [message]:
+            self.logger.info(line)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Record an epoch: the values of COLUMNS, then each loss term, which may come and go."""
+        """Record an epoch: the values of COLUMNS, None for what is not known, then each loss term, which may come late.
+
+        metrics.csv gets them with DIGITS significant digits.
+        """
         new = [column for column in row if column not in self.columns]
         self.columns += new
-        self.rows.append(row)
+        rounded = {column: round_to(value) for column, value in row.items()}
+        self.rows.append(rounded)
         if new:  # the first epoch, or one with another loss term
             with atomic_write(self.files.metrics) as file:
                 text = io.TextIOWrapper(file, newline="")
@@ -74,15 +102,14 @@ class RunLog:
                 text.detach()
         else:
             with self.files.metrics.open("a", newline="") as metrics:
-                csv.DictWriter(metrics, self.columns).writerow(row)
-        for column, value in row.items():
-            if column != "epoch" and value is not None:
-                split, _, rest = column.partition("_")
-                tag = f"{split}/{rest}" if split in ("train", "validation", "test") else f"train/{column}"
-                self.tensorboard.add_scalar(tag, value, row["epoch"])
+                csv.DictWriter(metrics, self.columns).writerow(rounded)
+        known = {column: value for column, value in row.items() if value is not None}
+        for column, value in known.items():
+            if column != "epoch":
+                self.tensorboard.add_scalar(tag_of(column), value, row["epoch"])
         self.tensorboard.flush()
         if self.wandb:
-            self.wandb.log(row, step=row["epoch"])
+            self.wandb.log(known, step=row["epoch"])
 
     def __enter__(self) -> "RunLog":
         return self
@@ -90,7 +117,8 @@ class RunLog:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if error is not None:
             log_file, _ = self.logger.handlers  # whoever catches the error tells the terminal
-            log_file.handle(self.logger.makeRecord("", logging.ERROR, "", 0, f"Stopped: {error!r}", (), None))
+            for line in as_lines(f"Stopped: {error!r}", self.folder):
+                log_file.handle(self.logger.makeRecord("", logging.ERROR, "", 0, line, (), None))
         self.tensorboard.close()
         if self.wandb:
             self.wandb.finish(exit_code=0 if error is None else 1)

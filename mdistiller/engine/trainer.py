@@ -8,17 +8,18 @@ from typing import Any
 from mdistiller.dataset import Data
 from mdistiller.distillers import Distiller
 
+from .describe import describe_best, describe_epoch
 from .metrics import Meter, NotFinite, Progress, Result, evaluate
 from .optim import build_minimiser, learning_rate
 from .precision import Precision, gradient_scaler, set_backends
 from .runlog import COLUMNS, RunLog
 from .runs import RunFiles, save_best
 from .seeds import generators_state, set_generators_state
-from .weights import read_weights, save_checkpoint
+from .weights import save_checkpoint
 
 
 class Trainer:
-    """Trains a distiller's student on `data.train`, evaluates it on `data.test` each epoch, keeps the best.
+    """Trains a distiller's student on `data.train`, evaluates it each epoch, keeps the best.
 
     meta: what a weight file tells of its run, to which each epoch's results are added.
     """
@@ -32,6 +33,7 @@ class Trainer:
         self.meter = Meter(self.device)
         self.split = "validation" if data.val else "test"
         self.epoch = self.best_epoch = 0
+        self.kept: str | None = None  # why the best has not the published name
         self.best = Result(math.inf, -math.inf, -math.inf, 0)
 
     def fit(self) -> Result:
@@ -39,34 +41,26 @@ class Trainer:
 
         Raises NotFinite where a loss is no longer finite.
         """
-        started, epochs = time.monotonic(), self.cfg.SOLVER.EPOCHS
-        judge = self.data.val or self.data.test  # on whose images the best student is chosen
+        started, before, epochs = time.monotonic(), self.epoch, self.cfg.SOLVER.EPOCHS
         set_backends(self.cfg.SOLVER)
         while self.epoch < epochs:
             self.epoch += 1
             self.log.line(f"Epoch: {self.epoch} / {epochs}")
             self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
             train, terms, seconds = self.train_epoch()
-            judged = evaluate(self.distiller.student, judge)
+            judged = evaluate(self.distiller.student, self.data.val or self.data.test)
             if not math.isfinite(judged.loss):
                 raise NotFinite(f"{self.split} loss")
             self.report(train, terms, seconds, judged)
+            left = (time.monotonic() - started) / (self.epoch - before) * (epochs - self.epoch)
+            self.log.line(describe_epoch(self.epoch, train.images, seconds, left))
             self.save(judged)
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
-        best = f"Best {self.split.capitalize()} Top-1 Accuracy: {self.best.top1:.2f}"
-        self.log.line(f"{best}, epoch {self.best_epoch}, {self.files.best}")
-        if self.data.val:
-            self.best = self.test_best()
+        if self.kept:
+            self.log.line(self.kept)
+        self.log.line(describe_best(self.split, self.best.top1, self.best_epoch, self.files.best))
         self.log.line(f"Learning Time: {minutes}m {seconds}s")
         return self.best
-
-    def test_best(self) -> Result:
-        """The result of the best student on the test images, which had no part in choosing it."""
-        state_dict, _ = read_weights(self.files.best)
-        self.distiller.student.load_state_dict(state_dict)
-        test = evaluate(self.distiller.student, self.data.test)
-        self.log.line(f"Test {test}")
-        return test
 
     def train_epoch(self) -> tuple[Result, dict[str, float], float]:
         """One pass over the training set; returns its averages, those of each loss term, and its seconds."""
@@ -87,21 +81,18 @@ class Trainer:
         """Tell the log what an epoch reached."""
         self.log.line(f"Train {train}")
         self.log.line(f"{self.split.capitalize()} {judged}")
-        results = {"loss": judged.loss, "top1": judged.top1, "top5": judged.top5}
-        row = dict.fromkeys(COLUMNS) | {"epoch": self.epoch, "lr": self.optimizer.lr}
-        row |= {"train_loss": train.loss, "train_top1": train.top1, "train_top5": train.top5}
-        row |= {"images_per_second": train.images / seconds, "seconds": seconds, **terms}
-        self.log.epoch(row | {f"{self.split}_{name}": value for name, value in results.items()})
+        speed = {"images_per_second": train.images / seconds, "seconds": seconds}
+        tops = {"teacher_top1": self.meta.get("teacher_top1"), "best_top1": max(judged.top1, self.best.top1)}
+        row = {"epoch": self.epoch, "lr": self.optimizer.lr, **train.row("train"), **judged.row(self.split)}
+        self.log.epoch({**dict.fromkeys(COLUMNS), **row, **speed, **tops, **terms})
 
     def save(self, judged: Result) -> None:
         """Keep the student where it is the best so far, and always what the next epoch starts from."""
         student = self.distiller.student.state_dict()
-        results = {"top1": judged.top1, "top5": judged.top5, "loss": judged.loss}
-        meta = self.meta | {"epoch": self.epoch, **results}
+        meta = self.meta | {"epoch": self.epoch, "top1": judged.top1, "top5": judged.top5, "loss": judged.loss}
         if judged.top1 > self.best.top1:
             self.best, self.best_epoch = judged, self.epoch
-            if kept := save_best(self.files, {"model": student, "meta": meta}):
-                self.log.line(kept)
+            self.kept = save_best(self.files, {"model": student, "meta": meta})
         save_checkpoint({"model": student, "meta": meta, "training": self.state_dict()}, self.files.last)
 
     def state_dict(self) -> dict[str, Any]:

@@ -71,17 +71,23 @@ def test_log_keeps_the_published_wording(script):
     train(script)
     lines = only(script.utils, "model_train_log/*.log").read_text().splitlines()
     number = r"\d+\.\d+"
-    expected = [
-        "===== New Logging Session Started =====",
-        "Running main with student=resnet8, teacher=None, distiller=Vanilla",
-        "Epoch: 1 / 2",
+    results = [
         rf"Train Loss: {number}, Top-1 Accuracy: {number}, Top-5 Accuracy: {number}",
         rf"Test Loss: {number}, Top-1 Accuracy: {number}, Top-5 Accuracy: {number}",
-        "Epoch: 2 / 2",
     ]
-    for line, pattern in zip(lines, expected, strict=False):
+    head = [
+        "===== New Logging Session Started =====",
+        "Running main with student=resnet8, teacher=None, distiller=Vanilla",
+        r"Data:      synthetic of seed 0, \d+ classes; 48 training, 32 test images.*",
+    ]
+    epochs = [
+        *("Epoch: 1 / 2", *results, rf"Epoch 1 took {number} s, \d+ images a second; \d+ s left"),
+        *("Epoch: 2 / 2", *results, rf"Epoch 2 took {number} s, \d+ images a second"),
+        rf"Best Test Top-1 Accuracy: {number}, epoch [12], .*best\.pth",
+        r"Learning Time: \d+m \d+s",
+    ]
+    for line, pattern in zip([*lines[:3], *lines[-10:]], [*head, *epochs], strict=True):
         assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} - {pattern}", line), line
-    assert re.search(r" - Learning Time: \d+m \d+s$", lines[-1])
 
 
 def test_metrics_have_a_row_an_epoch_and_a_column_a_loss_term(script):
@@ -89,21 +95,68 @@ def test_metrics_have_a_row_an_epoch_and_a_column_a_loss_term(script):
     first, second = rows(script)
     assert list(first) == [
         *("epoch", "lr", "train_loss", "train_top1", "train_top5", "test_loss", "test_top1", "test_top5"),
-        *("images_per_second", "seconds", "loss_ce"),
+        *("images_per_second", "seconds", "teacher_top1", "best_top1", "loss_ce"),
     ]
+    assert first["teacher_top1"] == "" and first["best_top1"] == first["test_top1"]
+    assert float(second["best_top1"]) == max(float(row["test_top1"]) for row in (first, second))
     assert (first["epoch"], second["epoch"]) == ("1", "2")
     assert (float(first["lr"]), float(second["lr"])) == pytest.approx((0.1, 0.01))
     assert float(first["train_loss"]) == pytest.approx(float(first["loss_ce"]))
 
 
-def test_tensorboard_events_hold_every_scalar(script):
+def test_metrics_have_six_significant_digits(script, monkeypatch):
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: Result(0.0000123456789, 100 / 3, 200 / 3, 32))
+    train(script, "SOLVER.LR", "0.012345678")
+    for row in rows(script):
+        assert (row["test_loss"], row["test_top1"], row["test_top5"]) == ("1.23457e-05", "33.3333", "66.6667")
+        assert row["lr"] == "0.0123457"
+        assert all(len(re.sub(r"e.*|\D|^[0.]+", "", value)) <= 6 for value in row.values())
+
+
+def test_metrics_and_tensorboard_have_the_teachers_accuracy(script, monkeypatch):
+    trainer = trainer_module.Trainer
+    monkeypatch.setattr(run_module, "Trainer", lambda *args: trainer(*args[:-1], args[-1] | {"teacher_top1": 72.0}))
+    train(script)
+    assert [row["teacher_top1"] for row in rows(script)] == ["72.0", "72.0"]
+    assert [value.value for value in events(script).Scalars("test/teacher_top1")] == [72.0, 72.0]
+
+
+def test_best_that_lost_the_published_name_is_told_once(script, monkeypatch):
+    top1 = iter([90.0, 50.0, 60.0, 70.0])
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: Result(1.0, next(top1), 90.0, 32))
+    train(script, "SOLVER.EPOCHS", "1")
+    train(script, "SOLVER.EPOCHS", "3")
+    assert script.out.count(" - Kept ") == 1 and "top-1 90.00" in script.out
+
+
+def events(script):
+    """What TensorBoard reads of the one run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    found = EventAccumulator(str(only(script.utils, "model_train_log/*/")))
+    found.Reload()
+    return found
+
+
+def test_tensorboard_shows_the_config_and_hyper_parameters_without_another_folder(script):
+    from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG, parse_session_start_info_plugin_data
+
     train(script)
-    events = EventAccumulator(str(only(script.utils, "model_train_log/*/")))
-    events.Reload()
-    assert set(events.Tags()["scalars"]) == {
-        *("train/loss", "train/top1", "train/top5", "test/loss", "test/top1", "test/top5"),
+    folder = only(script.utils, "model_train_log/*/")
+    assert sorted(path.name.split(".")[0] for path in folder.iterdir()) == ["events", "metrics"]
+    (text,) = events(script).Tensors("config/text_summary")
+    assert "    BATCH_SIZE: 16\n" in text.tensor_proto.string_val[0].decode()
+    content = events(script).SummaryMetadata(SESSION_START_INFO_TAG).plugin_data.content
+    values = parse_session_start_info_plugin_data(content).hparams
+    assert values["SOLVER.BATCH_SIZE"].number_value == 16
+    assert values["DISTILLER.STUDENT"].string_value == "resnet8"
+    assert values["SOLVER.COMPILE"].string_value == "False"
+
+
+def test_tensorboard_events_hold_every_scalar(script):
+    train(script)
+    assert set(events(script).Tags()["scalars"]) == {
+        *("train/loss", "train/top1", "train/top5", "test/loss", "test/top1", "test/top5", "test/best_top1"),
         *("train/lr", "train/images_per_second", "train/seconds", "train/loss_ce"),
     }
 

@@ -1,0 +1,72 @@
+"""What TensorBoard shows beside scalars: runs under short names, their hyper-parameters and their config."""
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .values import parse_yaml
+
+FOLDER = "tensorboard"  # below a `Utils` folder: a link to each run's folder of events
+LONGEST_NAME = 39  # characters; TensorBoard cuts longer ones off where they differ
+RUN = re.compile(r"experiment_.+?_\d{4}-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)(-\d+)?_(.+)")
+METRICS = ("test/top1", "test/best_top1", "test/loss")
+LEFT_OUT = ("LOG",)
+
+
+def link_runs(utils: Path) -> Path:
+    """Have a folder below `utils` hold each of its runs' events under a short name, for `tensorboard --logdir`.
+
+    Returns it, or `utils`, whose runs have long names, where the system takes no links.
+    """
+    folder = utils / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        for link in folder.iterdir():
+            if link.is_symlink() and not link.exists():  # its run is gone
+                link.unlink(missing_ok=True)
+        for run in utils.glob("*_train_log/experiment_*/"):
+            with contextlib.suppress(FileExistsError):
+                (folder / short_name(run.name)).symlink_to(os.path.relpath(run, folder), target_is_directory=True)
+    except OSError:
+        return utils
+    return folder
+
+
+def short_name(stem: str) -> str:
+    """A run's name in at most LONGEST_NAME characters, from that of its folder; times sort as they do there."""
+    match = RUN.fullmatch(stem)
+    if match is None:
+        return stem[-LONGEST_NAME:]
+    month, day, hour, minute, second, again, title = match.groups()
+    time = f"{month}{day}-{hour}{minute}{second}{again or ''}"
+    room = LONGEST_NAME - len(time) - 1
+    if len(title) > room:  # the end, which names the method, tells the most
+        title = f"{title[: room // 3]}..{title[len(title) - room + room // 3 + 2 :]}"
+    return f"{time}_{title}"
+
+
+def write_settings(writer: Any, config_text: str) -> None:
+    """Write a run's config to its events, as text and as hyper-parameters; no folder of its own, as `add_hparams`."""
+    from torch.utils.tensorboard.summary import hparams
+
+    indented = "\n".join(f"    {line}" for line in config_text.splitlines())  # a block of code in Markdown
+    writer.add_text("config", indented)
+    values = flat({k: v for k, v in parse_yaml(config_text, "config").items() if k not in LEFT_OUT})
+    experiment, start, _ = hparams(values, dict.fromkeys(METRICS))
+    for summary in (experiment, start):
+        writer.file_writer.add_summary(summary)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested `values` by dotted keys: numbers, and all else as text."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            leaves[f"{prefix}{key}"] = value if is_number else str(value)
+    return leaves

@@ -1,0 +1,223 @@
+"""What a run tells of itself in words: what it is, what in it may be a mistake, and what to type after it."""
+
+import functools
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode as CN
+
+from mdistiller.dataset import Data, ImageSet
+from mdistiller.dataset.streaming import available_cores
+from mdistiller.distillers import find_method
+
+from .board import link_runs
+from .cfg import SHARED_SECTIONS, used_sections
+from .effects import read_keys
+from .lines import LABEL, LINE, command, count, duration, fitted, shortened
+from .optim import TWO_GRADIENTS
+from .runs import BASELINE_FOLDERS, PROJECT, RunFiles, shown
+
+HEAD_LINES, METHOD_LINES = 15, 2  # at most, and of them at least for the method's settings
+LONGEST_NAME, LONGEST_ROOT = 24, 40
+# Learning rate and batch of the presets' recipe, by DATASET.TYPE, and how many times off is far. Published recipes go
+# from a twentieth of it, for light networks, to four times.
+RECIPES, RECIPE, FAR = {"imagenet": (0.2, 512)}, (0.1, 64), 24
+SECONDS_FOR_GIT = 5
+
+
+def describe_run(
+    cfg: CN, meta: Mapping[str, Any], data: Data, networks: Mapping[str, nn.Module | None], files: RunFiles
+) -> list[str]:
+    """The head of a run's log: at most HEAD_LINES lines of at most LINE columns that tell what runs.
+
+    meta: what its weight files tell; networks: by their role, "teacher" or "student".
+    """
+    solver, seed = cfg.SOLVER, cfg.EXPERIMENT.SEED
+    epochs = f"{count(solver.EPOCHS, 'epoch')}, batch {solver.BATCH_SIZE}"
+    before = {"Data": describe_images(cfg, data), "Networks": describe_networks(cfg, networks)}
+    after = {
+        "Optimiser": describe_optimiser(solver),
+        "Training": f"{epochs}, augmentation {cfg.DATASET.AUGMENT}, seed {seed}",
+        "Device": describe_device(cfg, data),
+        "Versions": describe_code(meta.get("versions", {})),
+    }
+    folders = describe_files(files)
+    for each in (3, 2, 1):
+        above, below = (
+            [line for label, text in part.items() for line in fitted(label, text, each)] for part in (before, after)
+        )
+        room = HEAD_LINES - len(above) - len(below) - len(folders)
+        if room >= METHOD_LINES:
+            break
+    return above + describe_method(cfg, meta, room) + below + folders
+
+
+def describe_images(cfg: CN, data: Data) -> str:
+    """Which images a run reads, and how many."""
+    dataset, side = cfg.DATASET, data.image_size
+    root = f"in {shortened(shown(Path(dataset.ROOT)), LONGEST_ROOT)}"
+    where = f"of seed {dataset.SYNTHETIC.SEED}" if dataset.TYPE == "synthetic" else root
+    splits = {"training": data.train, "validation": data.val, "test": data.test}
+    counts = [f"{len(split.image_set):,} {name}" for name, split in splits.items() if split is not None]
+    if data.val is not None:
+        counts[1] += f" ({data.val_from})"
+    return f"{dataset.TYPE} {where}, {data.num_classes} classes; {', '.join(counts)} images of {side}x{side} pixels"
+
+
+def describe_networks(cfg: CN, networks: Mapping[str, nn.Module | None]) -> str:
+    """The networks and their millions of parameters."""
+    names = {"teacher": cfg.DISTILLER.TEACHER, "student": cfg.DISTILLER.STUDENT}
+    parts = []
+    for role, network in networks.items():
+        if network is not None:
+            millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+            parts.append(f"{role} {shortened(names[role], LONGEST_NAME)} {millions:.2f} M")
+    return f"{', '.join(parts)} parameters"
+
+
+def describe_method(cfg: CN, meta: Mapping[str, Any], lines: int) -> list[str]:
+    """The method and the settings that it reads, in at most `lines` lines; those that are left out are counted."""
+    method = find_method(cfg.DISTILLER.TYPE)
+    sections = {name: node for name, node in used_sections(cfg, method).items() if name not in SHARED_SECTIONS}
+    settings = ["logits standardised"] if cfg.DISTILLER.LOGIT_STANDARDIZATION else []
+    for name, section in sections.items():
+        values = read_keys(section, method) if isinstance(section, CN) else {"": section}
+        prefix = "" if name == method.section() else f"{name}."
+        settings += [f"{prefix}{key}".rstrip(".") + f" {shortened(plain(value), 60)}" for key, value in values.items()]
+    name = shortened(meta.get("distiller", method.__name__), LONGEST_NAME * 2)
+    for left_out in range(len(settings) + 1):
+        told = settings[: len(settings) - left_out]
+        if left_out:
+            told = [*told, f"and {count(left_out, 'more setting')} in the config"]
+        text = f"{name}: {', '.join(told)}" if told else name
+        found = fitted("Method", text)
+        if len(found) <= lines:
+            break
+    return found[:lines]
+
+
+def plain(value: Any) -> str:
+    """A setting's value as short as a command line takes it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(plain, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def describe_optimiser(solver: CN) -> str:
+    """The optimiser and the schedule of its learning rate."""
+    stages = ", ".join(map(str, solver.LR_DECAY_STAGES))
+    fall = f", times {solver.LR_DECAY_RATE:g} after epoch {stages}" if stages else ""
+    name = f"DOT of delta {solver.DOT.DELTA:g}" if solver.TRAINER in TWO_GRADIENTS else solver.TYPE
+    nesterov = " (Nesterov)" if solver.NESTEROV else ""
+    decay = f"weight decay {solver.WEIGHT_DECAY:g}{' but for norms' if solver.NO_DECAY_NORMS else ''}"
+    clip = f", gradients clipped at {solver.CLIP_GRAD:g}" if solver.CLIP_GRAD else ""
+    return f"{name} of momentum {solver.MOMENTUM:g}{nesterov}, {decay}, learning rate {solver.LR:g}{fall}{clip}"
+
+
+def describe_device(cfg: CN, data: Data) -> str:
+    """What a run computes on, how precisely, and in how many processes."""
+    device, solver = data.train.device, cfg.SOLVER
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU {platform.machine()} with {count(torch.get_num_threads(), 'thread')}"
+    precision = ("float32" if solver.AMP == "none" else solver.AMP) + (", compiled" if solver.COMPILE else "")
+    is_held = isinstance(data.train.image_set, ImageSet)
+    workers = 0 if is_held else min(cfg.DATASET.NUM_WORKERS, available_cores())
+    return f"{name}, {precision}; 1 process" + (f" and {workers} that decode images" if workers else "")
+
+
+def describe_code(versions: Mapping[str, str]) -> str:
+    """The code that ran. versions: of packages, and `commit` where there is one."""
+    told = {name: versions.get(name, "") for name in ("mdistiller", "commit", "torch", "python")}
+    told["torch"] = told["torch"].partition("+")[0]  # which GPU it was built for the device tells
+    return ", ".join(f"{name} {version}" for name, version in told.items() if version)
+
+
+def describe_files(files: RunFiles) -> list[str]:
+    """The run's name and the folders that it writes to, in which {run} stands for the name."""
+    folders = {"Weights": files.weights, "Log": files.folder}
+    lines = [f"{'Run:':<{LABEL}}{shortened(files.name, LINE - LABEL)}"]
+    for label, folder in folders.items():
+        path = f"{shown(folder.parent)}/{folder.name.replace(files.name, '{run}')}"
+        lines.append(f"{label + ':':<{LABEL}}{shortened(path, LINE - LABEL)}")
+    return lines
+
+
+@functools.cache
+def git_commit(folder: Path = PROJECT) -> str:
+    """Short hash of the commit of the clone `folder`, with a + where files have changed since; empty for no clone."""
+    if not (folder / ".git").exists():
+        return ""
+    commit = ask_git(folder, "rev-parse", "--short", "HEAD")
+    return f"{commit}+" if commit and ask_git(folder, "status", "--porcelain") else commit or ""
+
+
+def ask_git(folder: Path, *arguments: str) -> str | None:
+    """What git answers, without its hooks, locks or settings of the environment; None where it does not."""
+    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SECONDS_FOR_GIT, env=environment
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def hints(cfg: CN) -> list[str]:
+    """What in `cfg` runs but may be a mistake, a sentence each."""
+    solver, found = cfg.SOLVER, []
+    if late := [stage for stage in solver.LR_DECAY_STAGES if stage >= solver.EPOCHS]:
+        early = [stage for stage in solver.LR_DECAY_STAGES if stage < solver.EPOCHS]
+        falls = f"falls after {', '.join(map(str, early))} alone" if early else "never falls"
+        found.append(
+            f"Hint: SOLVER.LR_DECAY_STAGES {', '.join(map(str, late))} are not before the last epoch, "
+            f"{solver.EPOCHS}: the learning rate {falls}"
+        )
+    lr, batch = RECIPES.get(cfg.DATASET.TYPE, RECIPE)
+    in_proportion = lr * solver.BATCH_SIZE / batch
+    ratio = solver.LR / in_proportion
+    if not 1 / FAR <= ratio <= FAR:
+        times = f"{ratio:.3g} times" if ratio > 1 else f"1/{1 / ratio:.3g} of"
+        found.append(
+            f"Hint: SOLVER.LR {solver.LR:g} is {times} what the presets' recipe, {lr:g} for batches of {batch}, means "
+            f"for SOLVER.BATCH_SIZE {solver.BATCH_SIZE}; in proportion it is SOLVER.LR {in_proportion:.3g}"
+        )
+    return found
+
+
+def describe_best(split: str, top1: float, epoch: int, path: Path) -> str:
+    """The best of a run by its images of `split`, in one line."""
+    best = f"Best {split.capitalize()} Top-1 Accuracy: {top1:.2f}, epoch {epoch}, "
+    return best + shortened(shown(path), LINE - len(best))
+
+
+def describe_epoch(epoch: int, images: int, seconds: float, left: float) -> str:
+    """How fast an epoch went, and how many seconds are `left` of the run."""
+    rest = f"; {duration(left)} left" if left > 0 else ""
+    return f"Epoch {epoch} took {seconds:.1f} s, {images / seconds:,.0f} images a second{rest}"
+
+
+def commands(files: RunFiles) -> list[str]:
+    """What to type after a run, as lines: to repeat it, to evaluate its best student, to see all of the benchmark."""
+    utils = files.log.parents[1]
+    script = utils / ("train.py" if files.log.parent.name == BASELINE_FOLDERS[0] else "distillation_train.py")
+    test = shown(PROJECT / "test.py") if (PROJECT / "test.py").is_file() else "test.py"
+    return [
+        *command("Repeat:", "python", shown(script), "--cfg", shown(files.config)),
+        *command("Evaluate:", "python", test, "--checkpoint", shown(files.best)),
+        *command("TensorBoard:", "tensorboard", "--logdir", shown(link_runs(utils))),
+    ]
+
+
+def print_commands(files: RunFiles) -> None:
+    """Print the commands below what a run logged."""
+    print("", *commands(files), sep="\n")
