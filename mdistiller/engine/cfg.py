@@ -50,6 +50,7 @@ CFG.DATASET.MEAN = ()
 CFG.DATASET.STD = ()
 CFG.DATASET.NUM_CLASSES = 0  # of imagenet, where fewer than 1000 are meant; 0: 1000, or clearly fewer
 CFG.DATASET.AUGMENT = "weak"  # weak | strong | weak+strong | two-view
+CFG.DATASET.FINGERPRINT = ""  # of the training and test images, in a saved config
 CFG.DATASET.VAL_FRACTION = 0.0  # of the training images, held out to choose the best student on
 CFG.DATASET.NUM_WORKERS = 2  # processes that decode imagenet, at most one a core; other sets live on the device
 CFG.DATASET.TEST = CN()

@@ -46,6 +46,7 @@ class Evaluation:
     method: str | None
     seed: int | None
     epoch: int | None
+    chosen_by: str | None
     result: Result
     classes: list[str]
     confusion: torch.Tensor | None
@@ -178,6 +179,7 @@ class Evaluator:
             method=meta.get("distiller"),
             seed=cfg.EXPERIMENT.SEED if has_seed else None,
             epoch=meta.get("epoch"),
+            chosen_by=None if meta.get("chosen_by") == "test" else meta.get("chosen_by"),
             result=result,
             classes=classes,
             confusion=None if confusion is None else confusion.cpu(),

@@ -83,6 +83,10 @@ def run_experiment(
     if cfg.LOG.WANDB:
         import_wandb()
     about_data, notes, teacher_top1 = describe_data(cfg, data), [data.note] if data.note else [], None
+    fingerprint = "-".join(data.fingerprints[split] for split in ("train", "test"))
+    if cfg.DATASET.FINGERPRINT not in ("", fingerprint):
+        notes.append("Warning: the images have changed since the run of this config; its numbers will differ")
+    cfg = changed(cfg, "DATASET.FINGERPRINT", fingerprint)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_model(models, student_name, data.num_classes), None
     if method.needs_teacher:

@@ -86,12 +86,14 @@ def format_table(evaluations: Sequence[Evaluation]) -> str:
         rows.append((*(UNKNOWN if value is None else printable(value) for value in known), *numbers))
     title = GAP + HEADER[-1]
     header, *lines = align(rows, NUMBERS, WIDTH - len(title)).split("\n")
+    chosen = [f" (chosen by {printable(item.chosen_by)})" if item.chosen_by else "" for item in evaluations]
     files = [printable(shown(item.file)) for item in evaluations]
     beside = [shorten_path(file, WIDTH - len(GAP) - columns_of(header)) for file in files]
-    if all(is_whole for _, is_whole in beside):
+    if all(is_whole for _, is_whole in beside) and not any(chosen):
         lines = [f"{line}{GAP}{file}" for line, (file, _) in zip(lines, beside, strict=True)]
     else:
-        below = [shorten_path(file, WIDTH - len(GAP))[0] for file in files]
+        rooms = [WIDTH - len(GAP) - len(note) for note in chosen]
+        below = [shorten_path(file, room)[0] + note for file, room, note in zip(files, rooms, chosen, strict=True)]
         lines = [f"{line}\n{GAP}{file}" for line, file in zip(lines, below, strict=True)]
     return "\n".join([header + title, *lines])
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import itertools
 import math
 import os
 import pickle
@@ -138,8 +137,13 @@ def rows_of(classes: list[str], known: list[str] | None) -> list[int] | None:
 
 def check_classes(theirs: list[str], classes: list[str], path: str | Path) -> None:
     """Raise UserError where the weights at `path`, of the classes `theirs`, score others than `classes`."""
+    if len(theirs) != len(classes):
+        raise UserError(
+            f"weights {path} were trained on {len(theirs)} classes, the data has {len(classes)}; "
+            "name weights trained on these classes"
+        )
     if theirs != classes:
-        pairs = itertools.zip_longest(theirs, classes, fillvalue="none")
+        pairs = zip(theirs, classes, strict=True)
         number, (their, our) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise UserError(
             f"weights {path} were trained on other classes than the data's {len(classes)}: class {number} of their "

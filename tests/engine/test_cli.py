@@ -138,6 +138,7 @@ def test_print_cfg_prints_what_a_run_saves_and_stops(script, teacher):
     script(distillation_main, *arguments)
     saved = config_of(script)
     assert saved["DISTILLER"].pop("TEACHER_WEIGHTS") == str(teacher) and not printed["DISTILLER"].pop("TEACHER_WEIGHTS")
+    assert saved["DATASET"].pop("FINGERPRINT") and not printed["DATASET"].pop("FINGERPRINT")
     assert saved["DISTILLER"].pop("TEACHER_SHA256") and not printed["DISTILLER"].pop("TEACHER_SHA256")
     assert saved == printed and printed["EXPERIMENT"]["SEED"] == 7
 

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from mdistiller.distillers import find_method
-from mdistiller.engine.cli import distillation_main, training_main
+from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
 from mdistiller.engine.identity import is_same_data, with_variant
 from mdistiller.engine.index import CIFAR100
 from mdistiller.engine.resolve import Choices, distillation_config
@@ -204,6 +204,23 @@ def test_a_config_whose_teacher_has_changed_says_so(script, teacher):
     assert script.status == 0 and "Warning: the teacher's file has changed" in script.out
 
 
+def test_a_config_whose_images_have_changed_says_so(script, tmp_path):
+    data = folder_of(tmp_path / "data", 0)
+    script(training_main, "--selected_model", "resnet8", *data, "SOLVER.EPOCHS", "1")
+    (saved,) = script.utils.glob("model_train_log/*.yaml")
+    assert script(training_main, "--cfg", saved).status == 0 and "have changed" not in script.out
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "data/test/cat/more.png")
+    assert script(training_main, "--cfg", saved).status == 0 and "Warning: the images have changed" in script.out
+
+
+def test_weights_for_another_number_of_classes_say_both_numbers(script, tmp_path):
+    script(training_main, "--selected_model", "resnet8", *folder_of(tmp_path / "data", 0), "SOLVER.EPOCHS", "1")
+    (best,) = script.utils.glob("model_pth/*/best.pth")
+    script(evaluation_main, "--checkpoint", best, "DATASET.TYPE", "synthetic").fails_with(
+        "were trained on 2 classes, the data has 36"
+    )
+
+
 def test_validation_images_choose_and_the_test_images_are_asked_once(script):
     pairs = ["DATASET.VAL_FRACTION", "0.25", "DATASET.SYNTHETIC.TRAIN_IMAGES", "144"]
     assert script(training_main, "--selected_model", "resnet8", *TINY, *pairs).status == 0, script.err
@@ -217,3 +234,4 @@ def test_validation_images_choose_and_the_test_images_are_asked_once(script):
     assert row["test_top1"] == "" and float(row["validation_top1"]) >= 0
     (best,) = script.utils.glob("model_pth/*/best.pth")
     assert torch.load(best, weights_only=True)["meta"]["chosen_by"] == "25 % of the training images"
+    assert "(chosen by 25 % of the training images)" in script(evaluation_main, "--checkpoint", best).out
