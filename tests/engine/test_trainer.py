@@ -81,8 +81,8 @@ def test_log_keeps_the_published_wording(script):
         r"Data:      synthetic of seed 0, \d+ classes; 48 training, 32 test images.*",
     ]
     epochs = [
-        *("Epoch: 1 / 2", *results, rf"Epoch 1 took {number} s, \d+ images a second; \d+ s left"),
-        *("Epoch: 2 / 2", *results, rf"Epoch 2 took {number} s, \d+ images a second"),
+        *("Epoch: 1 / 2", *results, rf"Epoch 1 took {number} s, [\d,]+ images a second; \d+ s left"),
+        *("Epoch: 2 / 2", *results, rf"Epoch 2 took {number} s, [\d,]+ images a second"),
         rf"Best Test Top-1 Accuracy: {number}, epoch [12], .*best\.pth",
         r"Learning Time: \d+m \d+s",
     ]
