@@ -111,13 +111,13 @@ def plain(value: Any) -> str:
 
 def describe_optimiser(solver: CN) -> str:
     """The optimiser and the schedule of its learning rate."""
-    stages = ", ".join(map(str, solver.LR_DECAY_STAGES))
-    fall = f", times {solver.LR_DECAY_RATE:g} after epoch {stages}" if stages else ""
     name = f"DOT of delta {solver.DOT.DELTA:g}" if solver.TRAINER in TWO_GRADIENTS else solver.TYPE
-    nesterov = " (Nesterov)" if solver.NESTEROV else ""
-    decay = f"weight decay {solver.WEIGHT_DECAY:g}{' but for norms' if solver.NO_DECAY_NORMS else ''}"
-    clip = f", gradients clipped at {solver.CLIP_GRAD:g}" if solver.CLIP_GRAD else ""
-    return f"{name} of momentum {solver.MOMENTUM:g}{nesterov}, {decay}, learning rate {solver.LR:g}{fall}{clip}"
+    momentum = f"momentum {solver.MOMENTUM:g}{' (Nesterov)' if solver.NESTEROV else ''}"
+    decay = f"weight decay {solver.WEIGHT_DECAY:g}{' but for norms and biases' if solver.NO_DECAY_NORMS else ''}"
+    clipping = f"gradients clipped at {solver.CLIP_GRAD:g}, " if solver.CLIP_GRAD else ""
+    stages = ", ".join(map(str, solver.LR_DECAY_STAGES))  # last, as many may be cut off
+    fall = f", times {solver.LR_DECAY_RATE:g} after epoch {stages}" if stages else ""
+    return f"{name} of {momentum}, {decay}, {clipping}learning rate {solver.LR:g}{fall}"
 
 
 def describe_device(cfg: CN, data: Data) -> str:

@@ -67,20 +67,20 @@ def test_the_head_tells_what_runs():
     for part in (
         *("cifar100 in data, 100 classes", "50,000 training, 10,000 test", "32x32 pixels"),
         *("teacher resnet14 0.18 M", "student resnet8 0.08 M", "KD: TEMPERATURE 4, LOSS.CE_WEIGHT 0.1"),
-        *(
-            "SGD of momentum 0.9",
-            "learning rate 0.05, times 0.1 after epoch",
-            "150, 180, 210",
-            "240 epochs",
-            "batch 64",
-            "weak+strong",
-            "seed 2021",
-        ),
+        *("SGD of momentum 0.9", "learning rate 0.05, times 0.1 after epoch 150, 180, 210"),
+        *("240 epochs", "batch 64", "weak+strong", "seed 2021"),
         *("CPU ", "bf16", "1 process", "mdistiller 0.1.0", "torch 2.14.1", "python 3.11.7", "commit 0123abc+"),
         *("2026-01-31-12-00-00_resnet14_resnet8_KD", "CIFAR-100/Utils/model_distillation_pth/{run}"),
         "CIFAR-100/Utils/distiller_train_log/experiment_cifar-100_{run}",
     ):
         assert part in head, part
+
+
+def test_the_head_tells_what_the_optimiser_does_beside():
+    switches = {"SOLVER.NESTEROV": True, "SOLVER.CLIP_GRAD": 5.0, "SOLVER.NO_DECAY_NORMS": True}
+    head = told(describe_run(*facts(**switches)))
+    assert "0.9 (Nesterov), weight decay 0.0001 but for norms and biases, gradients clipped at 5, learning" in head
+    assert "DOT of delta 0.075" in told(describe_run(*facts(**{"SOLVER.TRAINER": "dot"})))
 
 
 def test_the_head_tells_of_validation_images():
