@@ -63,8 +63,7 @@ def test_weak_augmentation_is_that_of_the_type(kind, view, fits, samples, monkey
     plain, weakly = (build_data(config(2000, AUGMENT=augment, **sample), "cpu", seed=0) for augment in ("none", "weak"))
     expected, got = next(iter(plain.train)), next(iter(weakly.train))
     assert torch.equal(expected["index"], got["index"])
-    same = torch.Generator().manual_seed(0)
-    torch.randperm(len(got["index"]), generator=same)
+    same = weakly.train._generator(0, 0)
     assert torch.equal(view(expected["image"].mul(255).round().byte(), same), got["image"].mul(255).round().byte())
 
 
