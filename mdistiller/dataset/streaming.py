@@ -7,6 +7,7 @@ draws nothing: it is sent the random numbers of its batch, so that their number 
 import functools
 import math
 import os
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ class _Plan:
     """
 
     def __init__(self, loader):
-        self.loader = loader
+        self.loader = weakref.proxy(loader)  # from a reference cycle, workers would end seconds after their loader
         self.begin_at = 0, 0
 
     def __len__(self):

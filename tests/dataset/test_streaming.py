@@ -157,6 +157,14 @@ def test_the_state_counts_what_was_handed_out_not_what_workers_prepared(photogra
     assert states == [(0, 1), (0, 2), (1, 0)]
 
 
+def test_workers_end_with_their_loader(photographs):
+    loader = make_loader(photographs, "weak", workers=2, batch_size=1)
+    next(iter(loader))
+    workers = loader._decoded._iterator._workers
+    del loader
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_iteration_that_was_broken_off_starts_anew(photographs, workers):
     loader = make_loader(photographs, "strong", workers, batch_size=1)
