@@ -18,6 +18,7 @@ from mdistiller.errors import UserError
 AUGMENTATIONS = ("none", "weak", "strong", "weak+strong", "two-view")
 # Images augmented by one round of tensor calls: enough that launching them costs little, few enough for a CPU's cache.
 CHUNK = 1024
+ORDER, VIEWS, CROPS = range(3)  # what an epoch's random numbers are for; each has seeds of its own
 
 
 class BatchSource:
@@ -105,21 +106,25 @@ class BatchSource:
         """The batches of `epoch`, which counts from 0, from its batch `first` on."""
         raise NotImplementedError
 
-    def _generator(self, *place):
-        """A CPU generator for `place`, whole numbers: (epoch,) for the order, (epoch, chunk) for its augmentation."""
-        (seed,) = np.random.SeedSequence(self.seed, spawn_key=place).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(seed))
+    def _seeds(self, epoch, purpose, count):
+        """The first `count` seeds, one a chunk, of generators for `purpose`: ORDER, which needs one, VIEWS or CROPS."""
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, purpose))
+        return sequence.generate_state(count, np.uint64).tolist()
 
     def _order(self, epoch):
         """The rows of an epoch's images, int64; in "weak+strong" row + len(image_set) means the image's strong view."""
         count = self.num_images_per_epoch
-        return torch.randperm(count, generator=self._generator(epoch)) if self.shuffle else torch.arange(count)
+        if not self.shuffle:
+            return torch.arange(count)
+        (seed,) = self._seeds(epoch, ORDER, 1)
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
-    def _views(self, generator, entries, images, images_strong=None):
+    def _views(self, seed, entries, images, images_strong=None):
         """The augmented views of `entries`, a list of one or, in "two-view", of a weak and a strong one.
 
         images: uint8 (B, 3, H, W), as each view is; images_strong: what the strong view is made of, if not `images`.
         """
+        generator = torch.Generator().manual_seed(seed)
         views = [self._augment(images, entries, generator)]
         if self.augment == "two-view":
             weak_view = self._weak(images if images_strong is None else images_strong, generator)
@@ -177,15 +182,16 @@ class Loader(BatchSource):
     def _batches(self, epoch, first):
         batches_per_chunk = max(1, CHUNK // self.batch_size)
         chunks = self._order(epoch).split(batches_per_chunk * self.batch_size)
+        seeds = self._seeds(epoch, VIEWS, len(chunks))
         first_chunk, skipped = divmod(first, batches_per_chunk)
-        for number, entries in enumerate(chunks[first_chunk:], first_chunk):
-            for rows, *views in islice(self._chunk(self._generator(epoch, number), entries), skipped, None):
+        for entries, seed in zip(chunks[first_chunk:], seeds[first_chunk:], strict=True):
+            for rows, *views in islice(self._chunk(entries, seed), skipped, None):
                 yield self._batch(rows, views)
             skipped = 0
 
-    def _chunk(self, generator, entries):
+    def _chunk(self, entries, seed):
         """The rows and the views of each batch of `entries`."""
         rows = self._rows(entries)
         images = self.image_set.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
-        parts = rows, *self._views(generator, entries, images)
+        parts = rows, *self._views(seed, entries, images)
         return zip(*(part.split(self.batch_size) for part in parts), strict=True)

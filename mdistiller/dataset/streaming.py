@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from mdistiller.dataset.images import ImageFiles, read_image, read_small
-from mdistiller.dataset.loaders import BatchSource
+from mdistiller.dataset.loaders import CROPS, VIEWS, BatchSource
 from mdistiller.errors import UserError
 
 CROP_AREA = (0.08, 1.0)  # of the image's
@@ -67,12 +67,13 @@ class FileLoader(BatchSource):
 
     def _batches(self, epoch, first):
         self._plan.begin_at = epoch, first
-        for number, item in enumerate(self._decoded, first):
+        seeds = self._seeds(epoch, VIEWS, len(self))[first:]
+        for item, seed in zip(self._decoded, seeds, strict=True):
             if isinstance(item, str):
                 raise UserError(item)
             entries, views = item
             views = [view.to(self.device, non_blocking=True) for view in views]
-            yield self._batch(self._rows(entries), self._views(self._generator(epoch, number), entries, *views))
+            yield self._batch(self._rows(entries), self._views(seed, entries, *views))
 
     def _weak(self, images, generator):
         return super()._weak(images, generator) if self.small else images  # workers have cropped them
@@ -100,17 +101,15 @@ class _Plan:
     def __iter__(self):
         epoch, first = self.begin_at
         batches = self.loader._order(epoch).split(self.loader.batch_size)
-        for number, entries in enumerate(batches[first:], first):
-            yield entries, self._draws(epoch, number, len(entries))
+        seeds = self.loader._seeds(epoch, CROPS, len(batches))
+        for entries, seed in zip(batches[first:], seeds[first:], strict=True):
+            yield entries, self._draws(len(entries), seed)
 
-    def _draws(self, epoch, number, count):
-        loader = self.loader
-        if loader.augment == "none" or loader.small:
+    def _draws(self, count, seed):
+        if self.loader.augment == "none" or self.loader.small:
             return None
-        # Beside the batch's generator, which the distortions draw from when the batch is decoded.
-        generator = loader._generator(epoch, number, 0)
-        views = 2 if loader.augment == "two-view" else 1
-        return torch.rand(views, count, DRAWS, dtype=torch.float64, generator=generator)
+        views = 2 if self.loader.augment == "two-view" else 1
+        return torch.rand(views, count, DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 class _Decoder(Dataset):
