@@ -1,7 +1,9 @@
+import itertools
+
 import pytest
 import torch
 
-from mdistiller.dataset import ImageSet, Loader
+from mdistiller.dataset import AUGMENTATIONS, ImageSet, Loader
 from mdistiller.errors import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -13,12 +15,15 @@ def image_set(count=50, size=32):
 
 
 def loader(augment="weak", batch_size=16, seed=0, shuffle=True, data=None, **options):
-    generator = torch.Generator().manual_seed(seed)
-    return Loader(data or image_set(), batch_size, MEAN, STD, augment, shuffle, generator, **options)
+    return Loader(data or image_set(), batch_size, MEAN, STD, augment, shuffle, seed, **options)
 
 
 def images_of(epoch):
     return torch.cat([batch["image"] for batch in epoch])
+
+
+def values_of(batches):
+    return [{key: value.tolist() for key, value in batch.items()} for batch in batches]
 
 
 def indices_of(epoch):
@@ -84,7 +89,7 @@ def test_weak_and_strong_distorts_exactly_one_of_the_two_views(monkeypatch):
 
 def test_weak_and_strong_mixes_both_views_in_a_batch(monkeypatch):
     monkeypatch.setattr("mdistiller.dataset.loaders.distort", lambda images, *_: torch.full_like(images, 255))
-    batches = Loader(image_set(), 50, (0, 0, 0), (1, 1, 1), "weak+strong", shuffle=True, generator=torch.Generator())
+    batches = Loader(image_set(), 50, (0, 0, 0), (1, 1, 1), "weak+strong", shuffle=True)
     strong_views = [(batch["image"].amin((1, 2, 3)) == 1).sum().item() for batch in batches]
     assert sum(strong_views) == 50 and min(strong_views) > 10
 
@@ -108,21 +113,89 @@ def test_another_seed_gives_other_batches(augment):
     assert not torch.equal(images_of(loader(augment, seed=0)), images_of(loader(augment, seed=1)))
 
 
-def test_a_restored_state_continues_with_the_same_epoch():
-    interrupted = loader("weak+strong")
-    images_of(interrupted)
-    state = interrupted.state_dict()
-    expected = images_of(interrupted)
-    resumed = loader("weak+strong", seed=123)
-    resumed.load_state_dict(state)
-    assert torch.equal(images_of(resumed), expected)
+@pytest.mark.parametrize("seed", [1, 2**32, 2**63])
+def test_another_seed_gives_another_order(seed):
+    assert not torch.equal(indices_of(loader(seed=seed)), indices_of(loader(seed=0)))
 
 
-def test_the_state_is_plain_tensors(tmp_path):
-    torch.save(loader().state_dict(), tmp_path / "state.pt")
-    other = loader(seed=1)
-    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert torch.equal(images_of(other), images_of(loader()))
+def test_no_two_chunks_are_augmented_alike(monkeypatch):
+    monkeypatch.setattr("mdistiller.dataset.loaders.CHUNK", 32)
+    drawn = []
+    batches = loader(weak_view=lambda images, generator: drawn.append(generator.initial_seed()) or images)
+    images_of(batches), images_of(batches)
+    assert len({*drawn}) == len(drawn) == 4
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize("chunk", [4, 12, 100])
+def test_a_state_goes_on_after_any_batch_as_if_nothing_had_happened(monkeypatch, augment, chunk):
+    monkeypatch.setattr("mdistiller.dataset.loaders.CHUNK", chunk)
+    options = {"batch_size": 4, "data": image_set(count=18, size=8)}
+    whole, resumed = loader(augment, **options), loader(augment, **options)
+    states, batches = [whole.state_dict()], []
+    for batch in itertools.chain(whole, whole):
+        states.append(whole.state_dict())
+        batches += values_of([batch])
+    for count, state in enumerate(states[:-1]):
+        resumed.load_state_dict(state)
+        left = len(whole) - count % len(whole)
+        assert values_of(resumed) == batches[count : count + left]
+
+
+def test_a_resumed_epoch_is_followed_by_the_whole_next_one():
+    whole, resumed = loader(), loader()
+    images_of(whole)
+    resumed.load_state_dict({"epoch": 0, "batch": 2})
+    images_of(resumed)
+    assert values_of(resumed) == values_of(whole)
+
+
+def test_the_state_counts_finished_epochs_and_the_batches_that_were_handed_out():
+    batches = loader()
+    states = [batches.state_dict(), *(batches.state_dict() for _ in batches), batches.state_dict()]
+    counts = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 0)]
+    assert states == [{"epoch": epoch, "batch": batch} for epoch, batch in counts]
+
+
+def test_a_loaded_state_stays_until_a_batch_is_handed_out():
+    batches, state = loader(), {"epoch": 3, "batch": 2}
+    batches.load_state_dict(state)
+    iter(batches)
+    assert batches.state_dict() == state
+
+
+def test_an_iteration_that_was_broken_off_starts_anew():
+    batches, expected = loader("weak+strong"), values_of(loader("weak+strong"))
+    next(iter(batches))
+    assert values_of(batches) == expected
+
+
+def test_an_epoch_that_was_resumed_and_broken_off_starts_anew():
+    batches, expected = loader(), values_of(loader())
+    batches.load_state_dict({"epoch": 0, "batch": 2})
+    next(iter(batches))
+    assert values_of(batches) == expected
+
+
+def test_an_epoch_is_finished_when_its_last_batch_is_handed_out():
+    batches = loader()
+    first = indices_of(itertools.islice(batches, len(batches)))
+    assert not torch.equal(first, indices_of(batches))
+
+
+def test_evaluation_draws_nothing(monkeypatch):
+    monkeypatch.setattr(torch, "randperm", None)
+    monkeypatch.setattr(torch, "randint", None)
+    monkeypatch.setattr(torch, "rand", None)
+    data = ImageSet(torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.arange(5), ["a"])
+    batches = loader("none", shuffle=False, data=data)
+    assert indices_of(batches).tolist() == indices_of(batches).tolist() == [*range(5)]
+
+
+def test_the_state_can_be_read_from_a_weight_file(tmp_path):
+    state = loader().state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == state
 
 
 def test_the_memory_format_is_the_one_asked_for():

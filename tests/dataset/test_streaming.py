@@ -1,12 +1,16 @@
 """Batches decoded from files: equal to PIL and torchvision, and the same whatever the number of workers."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
+from mdistiller.dataset import AUGMENTATIONS
 from mdistiller.dataset.folder import find_images
+from mdistiller.dataset.loaders import CROPS, ORDER, VIEWS
 from mdistiller.dataset.streaming import (
     CROP_RATIO,
     DRAWS,
@@ -22,7 +26,7 @@ SIZE = 48
 
 
 def make_loader(root, augment="none", workers=0, seed=0, batch_size=4, split="train", **options):
-    options |= {"augment": augment, "shuffle": augment != "none", "generator": torch.Generator().manual_seed(seed)}
+    options |= {"augment": augment, "shuffle": augment != "none", "seed": seed}
     return FileLoader(find_images(root, split), batch_size, (0, 0, 0), (1, 1, 1), SIZE, workers, **options)
 
 
@@ -125,6 +129,55 @@ def test_batches_do_not_depend_on_the_number_of_workers(photographs, augment):
         first, second = epoch_of(alone), epoch_of(beside)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def values_of(batches):
+    return [{key: value.tolist() for key, value in batch.items()} for batch in batches]
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_a_state_goes_on_after_any_batch_with_any_number_of_workers(photographs, augment, small):
+    whole = make_loader(photographs, augment, small=small)
+    states, batches = [whole.state_dict()], []
+    for batch in itertools.chain(whole, whole):
+        states.append(whole.state_dict())
+        batches += values_of([batch])
+    for workers in (0, 2):
+        resumed = make_loader(photographs, augment, workers, small=small)
+        for count, state in enumerate(states[:-1]):
+            resumed.load_state_dict(state)
+            left = len(whole) - count % len(whole)
+            assert values_of(resumed) == batches[count : count + left]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_the_state_counts_what_was_handed_out_not_what_workers_prepared(photographs, workers):
+    loader = make_loader(photographs, "weak", workers, batch_size=2)
+    states = [tuple(loader.state_dict().values()) for _ in loader]
+    assert states == [(0, 1), (0, 2), (1, 0)]
+
+
+def test_workers_end_with_their_loader(photographs):
+    loader = make_loader(photographs, "weak", workers=2, batch_size=1)
+    next(iter(loader))
+    workers = loader._decoded._iterator._workers
+    del loader
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_iteration_that_was_broken_off_starts_anew(photographs, workers):
+    loader = make_loader(photographs, "strong", workers, batch_size=1)
+    next(iter(loader))
+    assert values_of(loader) == values_of(make_loader(photographs, "strong", batch_size=1))
+
+
+def test_no_random_numbers_serve_twice(photographs):
+    loader = make_loader(photographs)
+    places = itertools.product(range(3), (ORDER, VIEWS, CROPS))
+    seeds = [seed for epoch, purpose in places for seed in loader._seeds(epoch, purpose, 5)]
+    assert len({*seeds}) == 3 * 3 * 5
 
 
 def test_epochs_differ_and_a_saved_state_repeats_one(photographs):
