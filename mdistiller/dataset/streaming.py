@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from mdistiller.dataset.images import ImageFiles, read_image, read_small
+from mdistiller.dataset.images import ImageFiles, open_image, read_small, to_rgb
 from mdistiller.dataset.loaders import BatchSource
 from mdistiller.errors import UserError
 
@@ -119,7 +119,7 @@ class _Decoder(Dataset):
         try:
             if self.small:
                 return entries, [torch.stack([read_small(path, self.image_size) for path in paths])]
-            images = [decode(path) for path in paths]
+            images = [decode(path, self.image_size) for path in paths]
         except UserError as error:
             return str(error)
         if draws is None:
@@ -131,18 +131,23 @@ class _Decoder(Dataset):
         ]
 
 
-def decode(path: str | os.PathLike[str]) -> torch.Tensor:
-    """The image file `path` as uint8 (1, 3, H, W) in channels-last, equal to what PIL reads."""
-    try:
-        from torchvision.io import ImageReadMode, decode_image, read_file  # torchvision takes seconds to import
+def decode(path: str | os.PathLike[str], image_size: int) -> torch.Tensor:
+    """The image file `path` as uint8 (1, 3, H, W) in channels-last, equal to what PIL reads; image_size: see there.
 
-        image = decode_image(read_file(os.fspath(path)), ImageReadMode.RGB)
-        if image.dtype == torch.uint8 and image.dim() == 3:
-            return image[None].contiguous(memory_format=torch.channels_last)
-    except (ImportError, RuntimeError, UnicodeError):
-        pass  # a torchvision without decoders, a format or a name that PIL alone can read, or a damaged file
-    pixels = torch.from_numpy(np.array(read_image(path)))
-    return pixels.permute(2, 0, 1)[None]
+    Raises `UserError` as `open_image` does.
+    """
+    with open_image(path, image_size) as (file, image):
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            try:
+                from torchvision.io import ImageReadMode, decode_image  # torchvision takes seconds to import
+
+                file.seek(0)
+                content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+                return decode_image(content, ImageReadMode.RGB)[None].contiguous(memory_format=torch.channels_last)
+            except (ImportError, RuntimeError):
+                file.seek(0)  # a torchvision without decoders, or a damaged file, of which PIL tells more
+        pixels = torch.from_numpy(np.array(to_rgb(image)))
+        return pixels.permute(2, 0, 1)[None]
 
 
 def random_crop_box(height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
