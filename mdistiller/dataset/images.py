@@ -168,7 +168,8 @@ def _check_size(image, image_size):
         raise Image.DecompressionBombError
     if longer * image_size**2 > MAX_PIXELS * shorter:
         raise ValueError(
-            f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} when its shorter side is scaled to {image_size}"
+            f"{image.width} x {image.height} pixels, and when its shorter side is scaled to {image_size} more than "
+            f"{MAX_PIXELS:,}"
         )
 
 
