@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -76,8 +75,8 @@ class ImageFiles:
 
 
 @contextmanager
-def open_image(path: str | os.PathLike[str], image_size: int) -> Iterator[tuple[BinaryIO, Image.Image]]:
-    """The image file `path`, open, and the image in it, of which no more than the header has been read.
+def open_image(path: str | os.PathLike[str], image_size: int) -> Iterator[Image.Image]:
+    """The image in the file `path`, open, of which no more than the header has been read.
 
     image_size: what its shorter side will be scaled to, in pixels. Raises `UserError`, naming the file, where that is
     not of FORMATS or has more than MAX_PIXELS pixels, before or after scaling; and for whatever else goes wrong while
@@ -90,8 +89,8 @@ def open_image(path: str | os.PathLike[str], image_size: int) -> Iterator[tuple[
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise ValueError(f"more than {MAX_BYTES:,} bytes")
             with Image.open(file, formats=FORMATS) as image:
-                _check_size(image, image_size)
-                yield file, image
+                check_size(image.size, image_size)
+                yield image
     except Image.UnidentifiedImageError as error:
         raise unreadable(path, f"a damaged file, or none of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
@@ -133,7 +132,7 @@ def read_small(path: str | os.PathLike[str], image_size: int) -> torch.Tensor:
 
     Raises `UserError`, naming the file, where it cannot be read.
     """
-    with open_image(path, image_size) as (_, image):
+    with open_image(path, image_size) as image:
         return _to_tensor(fit(to_rgb(image), image_size))
 
 
@@ -160,15 +159,19 @@ def resize_images(image_set: ImageSet, image_size: int) -> ImageSet:
     return replace(image_set, images=images)
 
 
-def _check_size(image, image_size):
-    shorter, longer = sorted(image.size)
+def check_size(size: tuple[int, int], image_size: int) -> None:
+    """Raise an error where an image of `size`, width and height, has none or more than MAX_PIXELS pixels.
+
+    Those that it has with its shorter side scaled to `image_size` count too.
+    """
+    shorter, longer = sorted(size)
     if shorter < 1:
         raise ValueError("it has no pixels")
     if shorter * longer > MAX_PIXELS:
         raise Image.DecompressionBombError
     if longer * image_size**2 > MAX_PIXELS * shorter:
         raise ValueError(
-            f"{image.width} x {image.height} pixels, and when its shorter side is scaled to {image_size} more than "
+            f"{size[0]} x {size[1]} pixels, and when its shorter side is scaled to {image_size} more than "
             f"{MAX_PIXELS:,}"
         )
 

@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from mdistiller.dataset.folder import find_images
 from mdistiller.dataset.images import FORMATS, MAX_BYTES, MAX_PIXELS, read_small
-from mdistiller.dataset.streaming import decode
+from mdistiller.dataset.streaming import decode, jpeg_size
 from mdistiller.errors import UserError
 
 SIDE = 32
@@ -158,6 +158,31 @@ def test_more_pixels_than_the_limit_are_refused_from_the_header(read, path, widt
     start = time.perf_counter()
     assert f"more than {MAX_PIXELS:,} pixels" in message(read, path)
     assert time.perf_counter() - start < 1 and not warned
+
+
+def jpeg(**options):
+    file = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(999)}, {"comment": b"a"}])
+def test_the_header_of_a_jpeg_tells_its_size(options):
+    assert jpeg_size(jpeg(**options)) == (7, 5)
+
+
+@pytest.mark.parametrize("inserted", [b"\0", b"\xff", b"\xff\xd0", b"\xff\xc4\0\1", b"\xff\xda\0\2"])
+def test_a_header_that_decoders_may_read_otherwise_tells_none(inserted):
+    content = jpeg()
+    assert jpeg_size(content[:2] + inserted + content[2:]) is None
+
+
+def test_a_jpeg_of_more_pixels_than_the_limit_is_refused(read, path):
+    content = bytearray(jpeg())
+    place = content.index(b"\xff\xc0") + 5
+    content[place : place + 4] = b"\xff\xdc\xff\xdc"
+    path.write_bytes(content)
+    assert f"more than {MAX_PIXELS:,} pixels" in message(read, path)
 
 
 @pytest.mark.parametrize("size", [(1, 60000), (60000, 1)])
