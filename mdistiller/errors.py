@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -9,6 +10,11 @@ class UserError(Exception):
 
     The command-line scripts print it on stderr and exit with status 2; nothing else is caught.
     """
+
+
+def printable(text: Any) -> str:
+    """`text`, which may come from anyone's file, with what a terminal would act on, or not show, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -8,16 +8,21 @@ import torch
 
 from mdistiller.dataset.images import ImageSet
 from mdistiller.errors import UserError
+from mdistiller.files import open_regular
+
+MAX_BYTES = 2**28  # of one of its files; the largest, the archive, has 169 million
 
 
 def read_cifar100(root: str | os.PathLike[str], split: str) -> ImageSet:
     """Read the "train" (50,000 images) or "test" (10,000) split from `root`, downloading it there when it is missing.
 
     Returns an `ImageSet` of uint8 (N, 3, 32, 32) in channels-last, as loaders hold them. Raises `UserError` when the
-    files are neither there nor to be had.
+    files are neither there nor to be had. Neither the archive nor the pickles in it are opened unless their MD5 is the
+    published one.
     """
     from torchvision.datasets import CIFAR100  # torchvision takes seconds to import, and only this reader needs it
 
+    _check_files(Path(root), CIFAR100)
     was_there = Path(root).exists()
     try:
         data = CIFAR100(root, train=split == "train", download=True)
@@ -27,6 +32,22 @@ def read_cifar100(root: str | os.PathLike[str], split: str) -> ImageSet:
         raise UserError(_explain(Path(root), CIFAR100, error)) from error
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     return ImageSet(images, torch.tensor(data.targets), list(data.classes))
+
+
+def _check_files(root, source):
+    """Raise `UserError` where torchvision would wait for what it finds in place of a file, or read it for hours."""
+    names = [name for name, _ in (*source.train_list, *source.test_list)] + [source.meta["filename"]]
+    for path in (root / source.filename, *(root / source.base_folder / name for name in names)):
+        try:
+            with open_regular(path) as file:
+                if os.fstat(file.fileno()).st_size <= MAX_BYTES:
+                    continue
+            reason: str | None = f"it has more than {MAX_BYTES:,} bytes"
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            reason = error.strerror
+        raise UserError(f"cannot read {path} ({reason}): expected a file of CIFAR-100; remove it")
 
 
 def _explain(root, source, error):

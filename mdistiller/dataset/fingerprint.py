@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from mdistiller.dataset.images import ImageFiles, ImageSet
-from mdistiller.errors import UserError
+from mdistiller.dataset.images import ImageFiles, ImageSet, unreadable
 
 DIGITS = 16
 BLOCK = 2**19  # bytes of images that are mixed in one go: few calls, and in a processor's cache
@@ -81,8 +80,5 @@ def _names_and_sizes(files):
         with ThreadPoolExecutor(THREADS) as pool:
             found = [size for part in pool.map(sizes, range(0, len(names), FILES)) for size in part]
     except OSError as error:
-        raise UserError(
-            f"cannot read image {os.fsdecode(error.filename)} ({error.strerror}): expected a whole image file; "
-            "replace it or remove it"
-        ) from error
+        raise unreadable(os.fsdecode(error.filename), error) from error
     return b"files", b"\0".join(names), np.array(found, "<i8").tobytes()

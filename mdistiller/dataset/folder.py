@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mdistiller.dataset.images import ImageFiles, ImageSet, read_small
+from mdistiller.dataset.images import ImageFiles, ImageSet, read_small, unreadable
 from mdistiller.dataset.labels import find_label_file, read_flat_labels
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, printable
+from mdistiller.files import open_regular
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val"), "val": ("val",)}
@@ -46,11 +47,14 @@ def find_validation(root: str | os.PathLike[str]) -> ImageFiles | None:
 
 @contextmanager
 def _named():
-    """Turns an error of a folder into a `UserError` that names it."""
+    """Turns an error of a folder into a `UserError` that names it, in one line whatever its name is."""
     try:
         yield
+    except UserError as error:
+        raise UserError(printable(error)) from error
     except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}; expected a folder of images") from error
+        message = f"cannot read {error.filename}: {error.strerror}; expected a folder of images"
+        raise UserError(printable(message)) from error
 
 
 def _find_images(root, split):
@@ -100,7 +104,9 @@ def read_images(files: ImageFiles, image_size: int) -> ImageSet:
     hidden = None if len(files) >= SHOW_PROGRESS_FROM else True
     with (
         ThreadPoolExecutor() as pool,
-        tqdm(desc=f"Reading {files.root}", total=len(files), unit=" images", leave=False, disable=hidden) as bar,
+        tqdm(
+            desc=f"Reading {printable(files.root)}", total=len(files), unit=" images", leave=False, disable=hidden
+        ) as bar,
     ):
         for count in pool.map(read, blocks):
             bar.update(count)
@@ -123,7 +129,7 @@ def check_same_classes(
         return
     only_train, only_other = sorted({*train.classes} - {*other.classes}), sorted({*other.classes} - {*train.classes})
     missing = [
-        f"missing from {name}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        f"missing from {name}: {printable(', '.join(names[:5]))}{' …' if len(names) > 5 else ''}"
         for name, names in ((split, only_train), ("train", only_other))
         if names
     ]
@@ -170,11 +176,21 @@ def _class_folders(folder):
 
 
 def _image_names(folder):
-    """Paths, relative to `folder` and sorted, of the images in it or, where it has one, in its subfolder `images`."""
+    """Paths, relative to `folder` and sorted, of the images in it or, where it has one, in its subfolder `images`.
+
+    Raises `UserError` for one that is no file: a pipe, a device, a link to one or to nowhere.
+    """
     prefix = f"{IMAGES}/" if (folder / IMAGES).is_dir() else ""
     with os.scandir(folder / prefix) as entries:
-        return sorted(
-            prefix + entry.name
+        images = [
+            entry
             for entry in entries
             if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") and not entry.is_dir()
-        )
+        ]
+    for entry in images:
+        if not entry.is_file():
+            try:
+                open_regular(entry.path).close()
+            except OSError as error:
+                raise unreadable(entry.path, error) from error
+    return sorted(prefix + entry.name for entry in images)

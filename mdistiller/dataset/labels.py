@@ -6,11 +6,14 @@ from pathlib import Path
 
 from mdistiller.dataset.wnids import ILSVRC_WNIDS
 from mdistiller.errors import UserError
+from mdistiller.files import open_regular
 
 ANNOTATIONS = "val_annotations.txt"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 VALIDATION = "val"
 DEVKIT = "ILSVRC2012_devkit_t12/data"
+MAX_BYTES = 2**27  # of a file of labels: a hundred for each image of ImageNet
+SHOWN = 100  # characters of a name that a file holds
 
 
 def find_label_file(folder: str | os.PathLike[str]) -> Path | None:
@@ -53,11 +56,18 @@ def _read_annotations(path, names):
     rows = [line.split("\t" if "\t" in line else None) for line in _read_lines(path)]
     if short := next((number for number, row in enumerate(rows, 1) if len(row) < 2), None):
         raise UserError(f"line {short} of {path} does not name a file and its class; expected: <file> <class>")
-    label_of = {row[0]: row[1] for row in rows}
+    label_of: dict[str, str] = {}
+    for number, (name, label, *_) in enumerate(rows, 1):
+        if label_of.setdefault(name, label) != label:
+            raise UserError(f"line {number} of {path} has another class for {name:.{SHOWN}}; keep one of the two lines")
     if unlabelled := [name for name in names if name not in label_of]:
-        raise UserError(f"{path} has no class for {unlabelled[0]} ({len(unlabelled)} images lack one); add its line")
+        raise UserError(
+            f"{path} has no class for {unlabelled[0]:.{SHOWN}} ({len(unlabelled)} images lack one); add its line"
+        )
     if missing := sorted(label_of.keys() - set(names)):
-        raise UserError(f"{missing[0]} of {path} is missing ({len(missing)} images are); add it or remove its line")
+        raise UserError(
+            f"{missing[0]:.{SHOWN}} of {path} is missing ({len(missing)} images are); add it or remove its line"
+        )
     return [label_of[name] for name in names]
 
 
@@ -73,7 +83,7 @@ def _read_ground_truth(path, names, train_classes):
         raise UserError(f"{path} has {len(labels)} labels for {len(names)} images; both must be complete")
     if not all(map(str.isdecimal, labels)):
         return labels
-    numbers = list(map(int, labels))
+    numbers = [int(label.lstrip("0")[:9] or 0) for label in labels]  # longer ones are out of range in any case
     present = {*(train_classes or ())}
     is_ilsvrc = present <= {*ILSVRC_WNIDS}
     classes, meaning = (ILSVRC_WNIDS, "ILSVRC's numbers") if is_ilsvrc else (train_classes, "the training classes")
@@ -90,6 +100,10 @@ def _read_ground_truth(path, names, train_classes):
 
 def _read_lines(path):
     try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES:,} bytes")
+        return [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}); expected a text file of labels") from error

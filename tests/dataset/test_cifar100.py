@@ -4,9 +4,11 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import tarfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,3 +116,47 @@ def test_a_root_that_is_a_file_is_a_user_error(archive, tmp_path):
     (tmp_path / "data").write_text("")
     with pytest.raises(UserError, match="CIFAR-100 is not in"):
         read_cifar100(tmp_path / "data", "train")
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_code_in_a_pickle_is_not_run(archive, tmp_path, monkeypatch, name):
+    read_cifar100(tmp_path, "train")
+    (tmp_path / archive.name).unlink()
+    archive.unlink()
+    (tmp_path / "cifar-100-python" / name).write_bytes(pickle.dumps(Harmful()))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="CIFAR-100 is not in"):
+        read_cifar100(tmp_path, "train")
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar-100-python.tar.gz", "cifar-100-python/train", "cifar-100-python/meta"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge file"])
+def test_what_is_no_file_of_cifar_100_is_named(archive, tmp_path, name, kind):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 2**40)
+    with pytest.raises(UserError, match=f"cannot read {path} ") as error:
+        read_cifar100(tmp_path, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_an_archive_that_is_not_the_published_one_is_not_unpacked(archive, tmp_path):
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("../outside"))
+    with pytest.raises(UserError, match="is damaged or cannot be unpacked"):
+        read_cifar100(tmp_path / "data", "train")
+    assert not (tmp_path / "outside").exists()

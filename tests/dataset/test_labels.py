@@ -1,11 +1,13 @@
 """Flat folders of validation images, as ImageNet and Tiny-ImageNet publish them."""
 
 import hashlib
+import os
 
 import pytest
 from PIL import Image
 
 from mdistiller.dataset.folder import find_images
+from mdistiller.dataset.labels import MAX_BYTES
 from mdistiller.dataset.wnids import ILSVRC_WNIDS, IMAGENET_WNIDS
 from mdistiller.errors import UserError
 
@@ -189,3 +191,43 @@ def test_a_number_beyond_other_classes_is_named(root, number):
 def test_a_number_whose_class_has_no_training_images_is_named(root):
     write_ground_truth(root, 1, 1, 1, 2)
     assert "has the class 2, by ILSVRC's numbers n02100735, which the training images lack" in message(root)
+
+
+def test_a_second_class_of_an_image_is_numbered(root):
+    (root / "val_annotations.txt").write_text("".join(f"{IMAGES[0]} {wnid}\n" for wnid in WNIDS))
+    assert f"line 2 of {root}/val_annotations.txt has another class for {IMAGES[0]}" in message(root)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 12, "0" * 5000])
+def test_a_number_of_any_length_is_out_of_range(root, number):
+    write_ground_truth(root, 1, 1, 1, number)
+    assert "expected 1 to 1000" in message(root) and len(message(root)) < 300
+
+
+def test_leading_zeros_do_not_count(root):
+    write_ground_truth(root, *(f"{ILSVRC_WNIDS.index(label) + 1:020}" for label in LABELS))
+    assert labels_of(root) == (IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("text", [f"\x1b[2J.JPEG {WNIDS[0]}\n", f"{'x' * 10**6} {WNIDS[0]}\n"])
+def test_a_name_from_a_file_is_shown_escaped_and_shortened(root, text):
+    lines = [f"{name} {label}\n" for name, label in zip(IMAGES, LABELS, strict=True)]
+    (root / "val_annotations.txt").write_text("".join([text, *lines]))
+    assert message(root).isprintable() and len(message(root)) < 400
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b"])
+def test_labels_that_are_no_text_are_refused(root, content):
+    (root / "val_annotations.txt").write_bytes(content)
+    assert f"{root}/val_annotations.txt" in message(root)
+
+
+def test_a_file_of_labels_that_is_far_too_large_is_refused(root):
+    (root / "val_annotations.txt").touch()
+    os.truncate(root / "val_annotations.txt", MAX_BYTES + 1)
+    assert f"more than {MAX_BYTES:,} bytes" in message(root)
+
+
+def test_a_file_of_labels_that_is_a_pipe_does_not_count(root):
+    os.mkfifo(root / "val_annotations.txt")
+    assert "neither class folders nor labels" in message(root)

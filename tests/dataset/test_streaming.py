@@ -58,7 +58,7 @@ def photograph(samples):
 
 def test_photographs_decode_as_in_pil(photographs):
     for path in photographs.glob("val/*/*"):
-        assert np.array_equal(decode(path)[0].permute(1, 2, 0), Image.open(path).convert("RGB"))
+        assert np.array_equal(decode(path, 224)[0].permute(1, 2, 0), Image.open(path).convert("RGB"))
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_photographs_decode_as_in_pil(photographs):
 )
 def test_whatever_a_jpeg_file_holds_decodes_as_in_pil(tmp_path, mode, file_format):
     path = as_jpeg(tmp_path / "image.JPEG", mode, file_format=file_format)
-    assert np.array_equal(decode(path)[0].permute(1, 2, 0), Image.open(path).convert("RGB"))
+    assert np.array_equal(decode(path, 224)[0].permute(1, 2, 0), Image.open(path).convert("RGB"))
 
 
 def test_evaluation_crop_is_torchvisions(photograph):
-    image = decode(photograph)
+    image = decode(photograph, 224)
     expected = tv.center_crop(tv.resize(image, [256], antialias=True), [224])
     assert_equal_but_for_rounding(centre_crop(image, 224), expected)
 
@@ -84,7 +84,7 @@ def test_evaluation_crop_is_torchvisions_for_any_shape(size):
 
 
 def test_random_crop_is_torchvisions_of_its_box(photograph):
-    image = decode(photograph)
+    image = decode(photograph, 224)
     for seed in range(5):
         numbers = draws(seed)
         expected = tv.resized_crop(image, *random_crop_box(*image.shape[2:], numbers), [SIZE, SIZE], antialias=True)
@@ -217,7 +217,7 @@ def test_pixels_are_normalised(photographs):
     files = find_images(photographs, "test")
     loader = FileLoader(files, 6, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), SIZE)
     mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
-    expected = torch.cat([centre_crop(decode(files.path(row)), SIZE) for row in range(6)]).float().div(255)
+    expected = torch.cat([centre_crop(decode(files.path(row), SIZE), SIZE) for row in range(6)]).float().div(255)
     torch.testing.assert_close(next(iter(loader))["image"], expected.sub(mean).div(std))
 
 
