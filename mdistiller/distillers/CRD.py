@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO, COUNT, FRACTION, one_of
+from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
 
 from ._base import Features
 from ._common import full_precision, probe_features
@@ -126,10 +126,12 @@ class CRD(FeatureDistiller):
     ignored = dict.fromkeys(("FEAT.STUDENT_DIM", "FEAT.TEACHER_DIM"), "widths are read off the networks")
     checks = {
         "MODE": one_of("exact", "relax"),
-        "FEAT.DIM": COUNT,
-        "NCE.K": COUNT,
+        **dict.fromkeys(("FEAT.DIM", "FEAT.STUDENT_DIM", "FEAT.TEACHER_DIM"), whole(1, 4096)),
+        "LOSS.CE_WEIGHT": WEIGHT,
+        "LOSS.FEAT_WEIGHT": WEIGHT,
+        "NCE.K": whole(1, 131_072),
         "NCE.MOMENTUM": FRACTION,
-        "NCE.TEMPERATURE": ABOVE_ZERO,
+        "NCE.TEMPERATURE": number(0.02, 1e4),  # exp(1 / T) of each image is summed
     }
     venue = "ICLR 2020"
     transfers = "pooled features, contrasted with other classes'"

@@ -30,6 +30,12 @@ def check_solver(solver: Any) -> None:
             raise UserError("SOLVER.CLIP_GRAD clips one gradient and SOLVER.TRAINER dot has two; leave one out")
         if solver.NESTEROV:
             raise UserError("SOLVER.NESTEROV has no effect with SOLVER.TRAINER dot's own momenta; leave one out")
+        most = min(solver.MOMENTUM, 1 - solver.MOMENTUM)
+        if solver.DOT.DELTA > most or solver.DOT.DELTA + solver.MOMENTUM >= 1:
+            raise UserError(
+                f"SOLVER.DOT.DELTA is {solver.DOT.DELTA:g}; added to SOLVER.MOMENTUM {solver.MOMENTUM:g} it must stay "
+                f"below 1, and taken from it not fall below 0: expected less than {most:g}"
+            )
     if solver.NESTEROV and solver.MOMENTUM == 0:
         raise UserError("SOLVER.NESTEROV has no effect with SOLVER.MOMENTUM 0; leave one out")
     if solver.NO_DECAY_NORMS and solver.WEIGHT_DECAY == 0:
