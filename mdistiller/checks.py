@@ -9,7 +9,7 @@ from mdistiller.errors import UserError
 
 LARGEST = 1e6  # of a weight, which float32 squares and multiplies without overflow
 MOST_ITEMS = 100  # of a list
-LONGEST_TEXT = 4096  # characters, which is as long as a path may be
+LONGEST_TEXT = 1024  # characters
 SHOWN = 80  # characters of a value in a message
 
 
@@ -63,6 +63,11 @@ def number(low: float, high: float) -> Check:
     return Check(lambda value: is_number(value) and low <= value <= high, f"a number from {low:,.9g} to {high:,.9g}")
 
 
+def above_zero(high: float) -> Check:
+    """A number above 0, to `high`, which is included."""
+    return Check(lambda value: is_number(value) and 0 < value <= high, f"a number above 0 to {high:,.9g}")
+
+
 def whole(low: int, high: int) -> Check:
     """A whole number from `low` to `high`, both included."""
     return Check(lambda value: is_whole(value) and low <= value <= high, f"a whole number from {low:,} to {high:,}")
@@ -82,7 +87,7 @@ def list_of(item: Check, example: str, counts: Container[int] = range(1, MOST_IT
 
 
 TEXT = Check(is_text, f"up to {LONGEST_TEXT:,} characters of Unicode, none of them zero")
-ABOVE_ZERO = Check(lambda value: is_number(value) and 0 < value <= LARGEST, f"a number above 0 to {LARGEST:,.0f}")
+ABOVE_ZERO = above_zero(LARGEST)
 COUNT = whole(1, 1_000_000)  # of epochs, say
 WARM_UP = number(0, 1_000_000)  # epochs
 WEIGHT = number(0, LARGEST)  # of a loss, or of a part of one

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
+from mdistiller.errors import UserError
 
 from ._base import Features
 from ._common import full_precision, probe_features
@@ -14,6 +15,7 @@ from ._feature import FeatureDistiller
 from ._sampler import Sampler
 
 EPS = 1e-7
+MOST_SAMPLES = 2**28  # of a batch: 2 GiB of indices, and as much again for scores
 
 
 @full_precision
@@ -150,6 +152,11 @@ class CRD(FeatureDistiller):
     def build(cls, student: nn.Module, teacher: Any, cfg: Any, num_data: int | None = None) -> "CRD":
         if num_data is None:
             raise TypeError("CRD remembers every training image; give build_distiller their number, num_data")
+        batch, k = min(cfg.SOLVER.BATCH_SIZE, num_data), cfg.CRD.NCE.K
+        if batch * k > MOST_SAMPLES:
+            raise UserError(
+                f"CRD.NCE.K is {k} and a batch {batch} images; expected at most {MOST_SAMPLES // batch} negatives for each"
+            )
         return cls(student, teacher, cfg, num_data)
 
     def set_targets(self, targets: torch.Tensor) -> None:

@@ -12,15 +12,14 @@ from typing import Any
 from yacs.config import CfgNode as CN
 
 from mdistiller.checks import (
-    ABOVE_ZERO,
     COUNT,
     FRACTION,
     LARGEST,
     SEED,
     TEXT,
     Check,
+    above_zero,
     brief,
-    is_number,
     is_whole,
     list_of,
     number,
@@ -144,12 +143,12 @@ CHECKS = {
     "SOLVER.TRAINER": one_of(*TRAINERS),
     "SOLVER.BATCH_SIZE": BATCH,
     "SOLVER.EPOCHS": COUNT,
-    "SOLVER.LR": ABOVE_ZERO,
+    "SOLVER.LR": above_zero(100),
     "SOLVER.LR_DECAY_STAGES": Check(
         lambda stages: STAGES.is_good(stages) and all(a < b for a, b in pairwise(stages)),
         f"{STAGES.expected} and later than the one before",
     ),
-    "SOLVER.LR_DECAY_RATE": Check(lambda value: is_number(value) and 0 < value <= 1, "a number above 0 to 1"),
+    "SOLVER.LR_DECAY_RATE": above_zero(1),
     "SOLVER.WEIGHT_DECAY": number(0, 10),
     "SOLVER.MOMENTUM": FRACTION,
     "SOLVER.TYPE": one_of("SGD"),

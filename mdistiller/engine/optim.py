@@ -31,10 +31,10 @@ def check_solver(solver: Any) -> None:
         if solver.NESTEROV:
             raise UserError("SOLVER.NESTEROV has no effect with SOLVER.TRAINER dot's own momenta; leave one out")
         most = min(solver.MOMENTUM, 1 - solver.MOMENTUM)
-        if solver.DOT.DELTA > most or solver.DOT.DELTA + solver.MOMENTUM >= 1:
+        if solver.DOT.DELTA > 0 and solver.DOT.DELTA >= most:
             raise UserError(
-                f"SOLVER.DOT.DELTA is {solver.DOT.DELTA:g}; added to SOLVER.MOMENTUM {solver.MOMENTUM:g} it must stay "
-                f"below 1, and taken from it not fall below 0: expected less than {most:g}"
+                f"SOLVER.DOT.DELTA is {solver.DOT.DELTA:g}; expected 0 or a number below {most:g}, as it is taken from "
+                f"and added to SOLVER.MOMENTUM {solver.MOMENTUM:g}, and both must be from 0 to below 1"
             )
     if solver.NESTEROV and solver.MOMENTUM == 0:
         raise UserError("SOLVER.NESTEROV has no effect with SOLVER.MOMENTUM 0; leave one out")

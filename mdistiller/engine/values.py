@@ -13,7 +13,7 @@ from mdistiller.errors import UserError
 from mdistiller.files import open_regular
 
 BASE_KEY = "_BASE_"  # of a YAML file: another, whose values it begins with
-MOST_BYTES, MOST_FILES = 2**16, 20  # of a YAML text, and of files that begin with each other
+MOST_BYTES, MOST_FILES = 2**15, 20  # of a YAML text, and of files that begin with each other
 MOST_ALIASES, DEEPEST, MOST_BITS = 20, 20, 1000  # in a YAML text: `*name`, levels of nesting, bits of a whole number
 HUGE = 2**64
 OTHER_BASE = re.compile(r"[-+]?0[0-9_]|.*:")  # numbers that YAML 1.1 takes for octal or sexagesimal ones
@@ -117,7 +117,7 @@ class _Loader(yaml.SafeLoader):
             raise ValueError("an alias (*name) holds itself")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, name in text_keys)
-        kind = node.tag.rpartition(":")[2]
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind == "seq" and isinstance(node, yaml.SequenceNode):
             return [self.value_of(item, text_keys, depth=depth + 1) for item in node.value]
         if kind != "map" or not isinstance(node, yaml.MappingNode):
