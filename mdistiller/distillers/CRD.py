@@ -155,7 +155,7 @@ class CRD(FeatureDistiller):
         batch, k = min(cfg.SOLVER.BATCH_SIZE, num_data), cfg.CRD.NCE.K
         if batch * k > MOST_SAMPLES:
             raise UserError(
-                f"CRD.NCE.K is {k} and a batch {batch} images; expected at most {MOST_SAMPLES // batch} negatives for each"
+                f"CRD.NCE.K is {k} and a batch {batch} images; expected at most {MOST_SAMPLES // batch} for each"
             )
         return cls(student, teacher, cfg, num_data)
 

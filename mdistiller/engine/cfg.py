@@ -209,7 +209,7 @@ def merge_pairs(cfg: CN, pairs: Sequence[str], allow_new_sections: bool = False)
         if "=" in key:
             raise UserError(f"{brief(key)!r} is no key; expected KEY VALUE pairs such as SOLVER.EPOCHS 60, without =")
         value: Any = text
-        if key not in TEXT_KEYS:
+        if not isinstance(leaves(cfg).get(key), str):
             value = as_number(load(text, f'{key} {brief(text)!r} (quote lists, as in "[36,43,50]")'))
         for part in reversed(key.split(".")):
             value = {part: value}

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from yacs.config import CfgNode as CN
 
 from mdistiller.checks import WEIGHT
 from mdistiller.distillers import DISTILLERS, Vanilla
@@ -241,6 +242,12 @@ def test_a_whole_number_may_be_written_as_a_float(cfg):
 def test_a_key_of_text_takes_the_command_line_as_typed(cfg, text):
     merge_pairs(cfg, ["DATASET.ROOT", text, "EXPERIMENT.TAG", text])
     assert cfg.DATASET.ROOT == cfg.EXPERIMENT.TAG == text
+
+
+def test_a_key_of_text_of_a_user_s_own_method_takes_the_command_line_as_typed(cfg):
+    cfg.MINE = CN({"MODE": "exact", "WEIGHT": 1.0})
+    merge_pairs(cfg, ["MINE.MODE", "010", "MINE.WEIGHT", "1e1"])
+    assert (cfg.MINE.MODE, cfg.MINE.WEIGHT) == ("010", 10.0)
 
 
 def test_of_a_key_that_is_given_twice_the_last_counts(cfg):

@@ -20,7 +20,7 @@ LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (LAUGHS, "more than 20 aliases"),
         ("a: &a [*a]", "holds itself"),
         ("[" * 1000, "more than 20 levels deep"),
-        ("- " * 20_000, "more than 20 levels deep"),
+        ("- " * 10_000, "more than 20 levels deep"),
         ("{a: " * 1000, "more than 20 levels deep"),
         ("SOLVER: {LR: 1}\nSOLVER: {EPOCHS: 3}", "'SOLVER' stands twice"),
         ("SOLVER:\n  LR: 1\n  LR: 2\n", "'LR' stands twice"),
