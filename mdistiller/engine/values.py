@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,8 @@ class _Loader(yaml.SafeLoader):
             return [self.value_of(item, text_keys, depth=depth + 1) for item in node.value]
         if kind != "map" or not isinstance(node, yaml.MappingNode):
             raise ValueError(f"it holds a {brief(kind)}; expected text, numbers, lists and sections")
-        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := sorted(key for key in {*written} if written.count(key) > 1):
+        written = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, times in written.items() if times > 1]:
             raise ValueError(f"the key {brief(twice[0])!r} stands twice in one section; leave one out")
         self.flatten_mapping(node)
         values = {}
