@@ -112,6 +112,13 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        written = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, times in written.items() if times > 1]:
+            raise ValueError(f"the key {brief(twice[0])!r} stands twice in one section; leave one out")
+        return node
+
     def value_of(self, node: Any, text_keys: Container[str], name: str = "", depth: int = 0) -> Any:
         """The plain value of `node`, whose dotted key is `name`."""
         if depth > DEEPEST:
@@ -123,9 +130,6 @@ class _Loader(yaml.SafeLoader):
             return [self.value_of(item, text_keys, depth=depth + 1) for item in node.value]
         if kind != "map" or not isinstance(node, yaml.MappingNode):
             raise ValueError(f"it holds a {brief(kind)}; expected text, numbers, lists and sections")
-        written = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [key for key, times in written.items() if times > 1]:
-            raise ValueError(f"the key {brief(twice[0])!r} stands twice in one section; leave one out")
         self.flatten_mapping(node)
         values = {}
         for key_node, item in node.value:

@@ -87,10 +87,10 @@ def test_a_long_chain_of_bases_is_refused(tmp_path):
 
 def test_a_byte_order_mark_aliases_and_merge_keys_are_read(tmp_path):
     path = tmp_path / "good.yaml"
-    text = "A: &a {X: 1, Y: [1, 2]}\nB: {<<: *a, X: 3}\nC: *a\n"
+    text = "A: &a {X: 1, Y: [1, 2]}\nB: &b {<<: *a, X: 3}\nC: *a\nD: *b\n"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     values = {"X": 1, "Y": [1, 2]}
-    assert read_yaml(path) == {"A": values, "B": {"X": 3, "Y": [1, 2]}, "C": values}
+    assert read_yaml(path) == {"A": values, "B": values | {"X": 3}, "C": values, "D": values | {"X": 3}}
 
 
 @pytest.mark.parametrize("text", ["010", "no", "1e3", "2024-01-01", "2024-13-45", "1:30", "0x10", "1_000", "4.50"])
