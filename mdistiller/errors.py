@@ -20,5 +20,5 @@ def printable(text: Any) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """`" (nearest: 'x')"` for the entry x of `known` that resembles `word` most, letter case aside."""
     by_lower = {name.lower(): name for name in known}
-    match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.0)
+    match = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=0.0)
     return f" (nearest: {by_lower[match[0]]!r})" if match else ""

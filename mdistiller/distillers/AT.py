@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mdistiller.checks import WEIGHT, number
+
 from ._base import Features
 from ._common import full_precision, pool_larger, total
 from ._feature import FeatureDistiller
@@ -30,6 +32,8 @@ class AT(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · at_loss, summed over the stages."""
 
     defaults = {"P": 2, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1000.0}}
+    # Of a map of large values a higher power overflows; below 1 its slope at 0 is infinite.
+    checks = {"P": number(1, 4), "LOSS.CE_WEIGHT": WEIGHT, "LOSS.FEAT_WEIGHT": WEIGHT}
     venue = "ICLR 2017"
     transfers = "spatial attention maps"
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mdistiller.checks import WEIGHT
+
 from ._common import full_precision
 from ._logit import LogitDistiller
 
@@ -42,6 +44,7 @@ class CLKD(LogitDistiller):
     """λ · cross-entropy + μ · (instance + β · class) + ν · class correlation."""
 
     defaults = {"BETA": 2.0, "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.5, "CORRELATION_WEIGHT": 0.4}}
+    checks = dict.fromkeys(("BETA", "LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.CORRELATION_WEIGHT"), WEIGHT)
     transfers = "normalised logits by image and by class, class covariance"
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO, COUNT, FRACTION, one_of
+from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
+from mdistiller.errors import UserError
 
 from ._base import Features
 from ._common import full_precision, probe_features
@@ -14,6 +15,7 @@ from ._feature import FeatureDistiller
 from ._sampler import Sampler
 
 EPS = 1e-7
+MOST_SAMPLES = 2**28  # of a batch: 2 GiB of indices, and as much again for scores
 
 
 @full_precision
@@ -126,10 +128,12 @@ class CRD(FeatureDistiller):
     ignored = dict.fromkeys(("FEAT.STUDENT_DIM", "FEAT.TEACHER_DIM"), "widths are read off the networks")
     checks = {
         "MODE": one_of("exact", "relax"),
-        "FEAT.DIM": COUNT,
-        "NCE.K": COUNT,
+        **dict.fromkeys(("FEAT.DIM", "FEAT.STUDENT_DIM", "FEAT.TEACHER_DIM"), whole(1, 4096)),
+        "LOSS.CE_WEIGHT": WEIGHT,
+        "LOSS.FEAT_WEIGHT": WEIGHT,
+        "NCE.K": whole(1, 131_072),
         "NCE.MOMENTUM": FRACTION,
-        "NCE.TEMPERATURE": ABOVE_ZERO,
+        "NCE.TEMPERATURE": number(0.02, 1e4),  # exp(1 / T) of each image is summed
     }
     venue = "ICLR 2020"
     transfers = "pooled features, contrasted with other classes'"
@@ -148,6 +152,11 @@ class CRD(FeatureDistiller):
     def build(cls, student: nn.Module, teacher: Any, cfg: Any, num_data: int | None = None) -> "CRD":
         if num_data is None:
             raise TypeError("CRD remembers every training image; give build_distiller their number, num_data")
+        batch, k = min(cfg.SOLVER.BATCH_SIZE, num_data), cfg.CRD.NCE.K
+        if batch * k > MOST_SAMPLES:
+            raise UserError(
+                f"CRD.NCE.K is {k} and a batch {batch} images; expected at most {MOST_SAMPLES // batch} for each"
+            )
         return cls(student, teacher, cfg, num_data)
 
     def set_targets(self, targets: torch.Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO, COUNT, NOT_NEGATIVE
+from mdistiller.checks import COUNT, TEMPERATURE, WEIGHT, number
 
 from ._logit import LogitDistiller
 from .KD import kd_loss
@@ -42,7 +42,13 @@ class CTKD(LogitDistiller):
         "CURRICULUM_EPOCHS": 10,
         "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9},
     }
-    checks = {"T_START": ABOVE_ZERO, "T_RANGE": NOT_NEGATIVE, "CURRICULUM_EPOCHS": COUNT}
+    checks = {
+        "T_START": TEMPERATURE,
+        "T_RANGE": number(0, 1e4),
+        "CURRICULUM_EPOCHS": COUNT,
+        "LOSS.CE_WEIGHT": WEIGHT,
+        "LOSS.KD_WEIGHT": WEIGHT,
+    }
     venue = "AAAI 2023"
     transfers = "softened logits, at a temperature learnt against the student"
     index = 19

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO
+from mdistiller.checks import TEMPERATURE, WEIGHT
 
 from ._common import full_precision
 from ._logit import LogitDistiller
@@ -39,7 +39,7 @@ class DIST(LogitDistiller):
     """CE_WEIGHT · cross-entropy + dist_loss."""
 
     defaults = {"CE_WEIGHT": 1.0, "BETA": 2.0, "GAMMA": 2.0, "T": 4.0}
-    checks = {"T": ABOVE_ZERO}
+    checks = {"CE_WEIGHT": WEIGHT, "BETA": WEIGHT, "GAMMA": WEIGHT, "T": TEMPERATURE}
     venue = "NeurIPS 2022"
     transfers = "correlations of probabilities by image and by class"
     index = 17

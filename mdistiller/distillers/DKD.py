@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO, NOT_NEGATIVE
+from mdistiller.checks import LARGEST, TEMPERATURE, WARM_UP, WEIGHT, number
 
 from ._common import full_precision, is_target, warm_up
 from ._logit import LogitDistiller
@@ -60,7 +60,12 @@ class DKD(LogitDistiller):
         "WARMUP": 20,
         "CLAMP": 0.0,  # logits are clamped to ± this first; 0: not at all
     }
-    checks = {"T": ABOVE_ZERO, "CLAMP": NOT_NEGATIVE}
+    checks = {
+        **dict.fromkeys(("CE_WEIGHT", "ALPHA", "BETA"), WEIGHT),
+        "T": TEMPERATURE,
+        "WARMUP": WARM_UP,
+        "CLAMP": number(0, LARGEST),
+    }
     venue = "CVPR 2022"
     transfers = "target and non-target logits, decoupled"
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import HEIGHT_AND_WIDTH, INDEX
+from mdistiller.checks import HEIGHT_AND_WIDTH, WEIGHT, whole
 from mdistiller.errors import UserError
 
 from ._base import Features
@@ -33,7 +33,12 @@ class FitNet(FeatureDistiller):
         "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 100.0},
     }
     ignored = {"INPUT_SIZE": "it is DATASET.IMAGE_SIZE"}
-    checks = {"HINT_LAYER": INDEX, "INPUT_SIZE": HEIGHT_AND_WIDTH}
+    checks = {
+        "HINT_LAYER": whole(0, 100),  # and as many as the networks have
+        "INPUT_SIZE": HEIGHT_AND_WIDTH,
+        "LOSS.CE_WEIGHT": WEIGHT,
+        "LOSS.FEAT_WEIGHT": WEIGHT,
+    }
     venue = "ICLR 2015"
     transfers = "one feature map"
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO
+from mdistiller.checks import TEMPERATURE, WEIGHT
 
 from ._common import full_precision
 from ._logit import LogitDistiller
@@ -29,7 +29,7 @@ class KD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + KD_WEIGHT · T² KL."""
 
     defaults = {"TEMPERATURE": 4, "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}}
-    checks = {"TEMPERATURE": ABOVE_ZERO}
+    checks = {"TEMPERATURE": TEMPERATURE, "LOSS.CE_WEIGHT": WEIGHT, "LOSS.KD_WEIGHT": WEIGHT}
     venue = "NIPS-W 2014"
     transfers = "softened logits"
 

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import COUNT
+from mdistiller.checks import WEIGHT, whole
+from mdistiller.errors import UserError
 
 from ._base import Features
-from ._common import full_precision, pool_larger, total
+from ._common import full_precision, pool_larger, probe_features, total
 from ._feature import FeatureDistiller
 from ._kernels import RightSingularVectors
 
@@ -65,7 +66,7 @@ class KDSVD(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · relation_loss, summed over the pairs of successive stages."""
 
     defaults = {"K": 1, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0}}
-    checks = {"K": COUNT}
+    checks = {"K": whole(1, 1024), "LOSS.CE_WEIGHT": WEIGHT, "LOSS.FEAT_WEIGHT": WEIGHT}
     venue = "ECCV 2018"
     transfers = "singular vectors of feature maps"
     index = 16
@@ -73,6 +74,11 @@ class KDSVD(FeatureDistiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
         self.k = cfg.KDSVD.K
+        features = (probe_features(network, 2 * [cfg.DATASET.IMAGE_SIZE or 32]) for network in (student, teacher))
+        stages = (pool_larger(*stage) for stage in self.pair(*(maps["feats"] for maps in features)))
+        most = min(min(feat.flatten(1, 2).shape[1:]) for stage in stages for feat in stage)
+        if self.k > most:
+            raise UserError(f"KDSVD.K is {self.k}; expected at most {most}, the singular vectors of the smallest map")
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
         stages = self.pair(features_student["feats"], features_teacher["feats"])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import Check, is_above_zero, list_of, one_of
+from mdistiller.checks import TEMPERATURE, WEIGHT, list_of, one_of
 from mdistiller.errors import UserError
 
 from ._base import Output
@@ -73,9 +73,11 @@ class MLKD(LogitDistiller):
         "LOSS": {"CE_WEIGHT": 0.5, "KD_WEIGHT": 0.5},
     }
     checks = {
-        "VIEWS": Check(lambda value: value in (1, 2), "1 or 2"),
+        "VIEWS": one_of(1, 2),
         "FORM": one_of("released", "intended"),
-        "TEMPERATURES": list_of(is_above_zero, 'numbers above 0 such as "[4,3,2]"'),
+        "TEMPERATURES": list_of(TEMPERATURE, "[4,3,2]"),
+        "LOSS.CE_WEIGHT": WEIGHT,
+        "LOSS.KD_WEIGHT": WEIGHT,
     }
     venue = "CVPR 2023"
     transfers = "logits of images, class and batch correlations, at several temperatures"

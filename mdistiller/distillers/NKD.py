@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO
+from mdistiller.checks import TEMPERATURE, WEIGHT
 
 from ._common import full_precision, is_target
 from ._logit import LogitDistiller
@@ -39,7 +39,7 @@ class NKD(LogitDistiller):
     """CE_WEIGHT · cross-entropy + nkd_loss."""
 
     defaults = {"CE_WEIGHT": 1.0, "GAMMA": 1.5, "T": 1.0}
-    checks = {"T": ABOVE_ZERO}
+    checks = {"CE_WEIGHT": WEIGHT, "GAMMA": WEIGHT, "T": TEMPERATURE}
     venue = "ICCV 2023"
     transfers = "target logit, normalised non-target logits"
     index = 18

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from mdistiller.checks import WEIGHT
+
 from ._base import Features
 from ._common import full_precision, pool_larger, total
 from ._feature import FeatureDistiller
@@ -36,6 +38,7 @@ class NST(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · nst_loss, summed over the stages."""
 
     defaults = {"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 50.0}}
+    checks = {"LOSS.CE_WEIGHT": WEIGHT, "LOSS.FEAT_WEIGHT": WEIGHT}
     venue = "arXiv 2017"
     transfers = "distribution of neurons' maps"
     index = 12

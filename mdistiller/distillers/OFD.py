@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mdistiller.checks import Check, is_count
+from mdistiller.checks import WEIGHT, one_of
 
 from ._base import Features
 from ._common import batch_norms_before_relu, full_precision, pool_larger
@@ -69,7 +69,7 @@ class OFD(FeatureDistiller):
     """
 
     defaults = {"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 0.001}, "CONNECTOR": {"KERNEL_SIZE": 1}}
-    checks = {"CONNECTOR.KERNEL_SIZE": Check(lambda value: is_count(value) and value % 2 == 1, "an odd whole number")}
+    checks = {"CONNECTOR.KERNEL_SIZE": one_of(1, 3, 5, 7), "LOSS.CE_WEIGHT": WEIGHT, "LOSS.FEAT_WEIGHT": WEIGHT}
     venue = "ICCV 2019"
     transfers = "feature maps before the ReLU, above a margin"
     teacher_is_constant = False

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from mdistiller.checks import WEIGHT
+
 from ._base import Features
 from ._common import full_precision
 from ._feature import FeatureDistiller
@@ -32,6 +34,7 @@ class PKT(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · pkt_loss of the pooled features."""
 
     defaults = {"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 30000.0}}
+    checks = {"LOSS.CE_WEIGHT": WEIGHT, "LOSS.FEAT_WEIGHT": WEIGHT}
     venue = "ECCV 2018"
     transfers = "similarity of pooled features as probabilities"
     index = 13

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mdistiller.checks import WEIGHT, number
+
 from ._base import Features
 from ._common import full_precision
 from ._feature import FeatureDistiller
@@ -57,6 +59,10 @@ class RKD(FeatureDistiller):
         "ANGLE_WEIGHT": 50,
         "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 1.0},
         "PDIST": {"EPSILON": 1.0e-12, "SQUARED": False},
+    }
+    checks = {
+        **dict.fromkeys(("DISTANCE_WEIGHT", "ANGLE_WEIGHT", "LOSS.CE_WEIGHT", "LOSS.FEAT_WEIGHT"), WEIGHT),
+        "PDIST.EPSILON": number(1e-20, 1),
     }
     venue = "CVPR 2019"
     transfers = "distances and angles between pooled features"

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import COUNT
+from mdistiller.checks import WARM_UP, WEIGHT, list_of, whole
 
 from ._base import Distiller, Features, Output
 from ._common import full_precision, pair_stages, probe_features, stages_of, total, warm_up
@@ -94,7 +94,13 @@ class ReviewKD(Distiller):
     ignored = dict.fromkeys(
         ("SHAPES", "OUT_SHAPES", "IN_CHANNELS", "OUT_CHANNELS"), "sizes and channels are read off the networks"
     )
-    checks = {"MAX_MID_CHANNEL": COUNT}
+    checks = {
+        "CE_WEIGHT": WEIGHT,
+        "REVIEWKD_WEIGHT": WEIGHT,
+        "WARMUP_EPOCHS": WARM_UP,
+        **dict.fromkeys(ignored, list_of(whole(1, 65_536), "[1,8,16,32]")),
+        "MAX_MID_CHANNEL": whole(1, 65_536),
+    }
     venue = "CVPR 2021"
     transfers = "feature maps, each fused with the deeper ones"
 

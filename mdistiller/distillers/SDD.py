@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO, Check, is_count
+from mdistiller.checks import TEMPERATURE, WARM_UP, WEIGHT, Check, list_of, whole
 
 from ._base import Output
 from ._common import find_classifier, full_precision, warm_up
 from ._logit import LogitDistiller
 from .DKD import dkd_losses
+
+GRIDS = list_of(whole(1, 16), "[1,2,4]", range(1, 11))
 
 
 def region_logits(final_map: torch.Tensor, classifier: nn.Module, scales: Sequence[int]) -> torch.Tensor:
@@ -60,10 +62,11 @@ class SDD(LogitDistiller):
     }
     checks = {
         "SCALES": Check(
-            lambda values: len(values) > 0 and values[0] == 1 and all(map(is_count, values)),
-            'whole numbers, 1 for the whole map first, such as "[1,2,4]"',
+            lambda values: GRIDS.is_good(values) and values[0] == 1, f"{GRIDS.expected}, the first 1 for the whole map"
         ),
-        "T": ABOVE_ZERO,
+        **dict.fromkeys(("CE_WEIGHT", "ALPHA", "BETA"), WEIGHT),
+        "T": TEMPERATURE,
+        "WARMUP": WARM_UP,
     }
     venue = "CVPR 2024"
     transfers = "decoupled logits of image regions"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO, one_of
+from mdistiller.checks import TEMPERATURE, WEIGHT, number, one_of
 
 from ._common import full_precision
 from ._kernels import DirectionLoss
@@ -42,7 +42,12 @@ class SKD(LogitDistiller):
         "TIKHONOV": 0.1,
         "LOSS": {"CE_WEIGHT": 0.1, "INSTANCE_WEIGHT": 0.9, "DIRECTION_WEIGHT": 0.9},
     }
-    checks = {"FORM": one_of("released", "paper"), "TEMPERATURE": ABOVE_ZERO, "TIKHONOV": ABOVE_ZERO}
+    checks = {
+        "FORM": one_of("released", "paper"),
+        "TEMPERATURE": TEMPERATURE,
+        "TIKHONOV": number(1e-6, 1e6),
+        **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.INSTANCE_WEIGHT", "LOSS.DIRECTION_WEIGHT"), WEIGHT),
+    }
     venue = "CVPR 2026"
     transfers = "logits of each image, directions between the images of a batch"
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from mdistiller.checks import WEIGHT
+
 from ._base import Features
 from ._common import full_precision
 from ._feature import FeatureDistiller
@@ -29,6 +31,7 @@ class SP(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · sp_loss of the last stage."""
 
     defaults = {"LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 3000.0}}
+    checks = {"LOSS.CE_WEIGHT": WEIGHT, "LOSS.FEAT_WEIGHT": WEIGHT}
     venue = "ICCV 2019"
     transfers = "similarity of feature maps within a batch"
     index = 14

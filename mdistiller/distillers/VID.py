@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import ABOVE_ZERO, HEIGHT_AND_WIDTH, Check
+from mdistiller.checks import HEIGHT_AND_WIDTH, WEIGHT, Check, is_number, number
 
 from ._base import Features
 from ._common import full_precision, pool_larger, total
@@ -50,8 +50,11 @@ class VID(FeatureDistiller):
     }
     ignored = {"INPUT_SIZE": "channels are read off the networks"}
     checks = {
-        "EPS": ABOVE_ZERO,
-        "INIT_PRED_VAR": Check(lambda value: 1e-3 < value < math.inf, "a number above 0.001"),
+        "LOSS.CE_WEIGHT": WEIGHT,
+        "LOSS.FEAT_WEIGHT": WEIGHT,
+        "EPS": number(1e-8, 1e-3),
+        # Above EPS, and such that its exponential is a number
+        "INIT_PRED_VAR": Check(lambda value: is_number(value) and 1e-3 < value <= 500, "a number above 0.001 to 500"),
         "INPUT_SIZE": HEIGHT_AND_WIDTH,
     }
     venue = "CVPR 2019"

@@ -6,24 +6,26 @@ class), a preset of `configs/` or the `--cfg` file, the scripts' flags, trailing
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from yacs.config import CfgNode as CN
 
 from mdistiller.checks import (
-    ABOVE_ZERO,
     COUNT,
     FRACTION,
-    INDEX,
-    NOT_NEGATIVE,
+    LARGEST,
+    SEED,
+    TEXT,
     Check,
-    colour,
-    is_above_zero,
-    is_count,
-    is_number,
+    above_zero,
+    brief,
+    is_whole,
     list_of,
+    number,
     one_of,
     require_all,
+    whole,
 )
 from mdistiller.dataset import AUGMENTATIONS
 from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, Distiller, check_settings
@@ -31,7 +33,7 @@ from mdistiller.errors import UserError, nearest
 
 from .optim import TRAINERS, check_solver
 from .precision import AMP_TYPES
-from .values import coerce, load, number
+from .values import as_number, coerce, load
 
 CFG = CN()
 
@@ -96,6 +98,14 @@ CFG.LOG.PREFIX = "./output"
 SHARED_SECTIONS = tuple(CFG)
 
 
+def leaves(node: CN, prefix: str = "") -> dict[str, Any]:
+    """The values of a node and of the sections in it, by their dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        values |= leaves(value, f"{prefix}{key}.") if isinstance(value, CN) else {prefix + key: value}
+    return values
+
+
 def add_section(cfg: CN, method: type[Distiller]) -> None:
     """Give `cfg` the section of `method`, where that has one. Raises ImportError where its name is taken."""
     if method.defaults:
@@ -107,33 +117,46 @@ def add_section(cfg: CN, method: type[Distiller]) -> None:
 for _method in DISTILLERS.values():
     add_section(CFG, _method)
 
-# What the values of the shared sections must be; a method's class says it of its own.
+TEXT_KEYS = frozenset(key for key, value in leaves(CFG).items() if isinstance(value, str))
+BATCH = whole(1, 65_536)
+SYNTHETIC_IMAGES = whole(1, 200_000)
+STAGES = list_of(COUNT, "[150,180,210]", range(101))
+
+# What the values of the shared sections must be, but for yes or no; a method's class says it of its own.
 CHECKS = {
-    "EXPERIMENT.SEED": INDEX,
+    **{key: TEXT for key in sorted(TEXT_KEYS) if key.split(".")[0] in SHARED_SECTIONS},
+    "EXPERIMENT.SEED": SEED,
     "DATASET.IMAGE_SIZE": Check(
-        lambda value: value == 0 or (is_count(value) and value >= 8), "a whole number of at least 8 pixels, or 0"
+        lambda value: is_whole(value) and (value == 0 or 8 <= value <= 1024),
+        "a whole number from 8 to 1,024 pixels, or 0",
     ),
-    "DATASET.MEAN": colour(is_number, 'three numbers such as "[0.5,0.5,0.5]"'),
-    "DATASET.STD": colour(is_above_zero, 'three numbers above 0 such as "[0.5,0.5,0.5]"'),
-    "DATASET.NUM_CLASSES": INDEX,
+    "DATASET.MEAN": list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3)),
+    "DATASET.STD": list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3)),
+    "DATASET.NUM_CLASSES": whole(0, 100_000),
     "DATASET.AUGMENT": one_of(*AUGMENTATIONS),
     "DATASET.VAL_FRACTION": FRACTION,
-    "DATASET.NUM_WORKERS": INDEX,
-    "DATASET.TEST.BATCH_SIZE": COUNT,
-    "DATASET.SYNTHETIC.TRAIN_IMAGES": COUNT,
-    "DATASET.SYNTHETIC.TEST_IMAGES": COUNT,
-    "DATASET.SYNTHETIC.SEED": INDEX,
+    "DATASET.NUM_WORKERS": whole(0, 1024),
+    "DATASET.TEST.BATCH_SIZE": BATCH,
+    "DATASET.SYNTHETIC.TRAIN_IMAGES": SYNTHETIC_IMAGES,
+    "DATASET.SYNTHETIC.TEST_IMAGES": SYNTHETIC_IMAGES,
+    "DATASET.SYNTHETIC.SEED": SEED,
     "SOLVER.TRAINER": one_of(*TRAINERS),
-    "SOLVER.BATCH_SIZE": COUNT,
+    "SOLVER.BATCH_SIZE": BATCH,
     "SOLVER.EPOCHS": COUNT,
-    "SOLVER.LR": ABOVE_ZERO,
-    "SOLVER.LR_DECAY_STAGES": list_of(is_count, 'epochs such as "[150,180,210]"', may_be_empty=True),
-    "SOLVER.LR_DECAY_RATE": ABOVE_ZERO,
-    "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
+    "SOLVER.LR": above_zero(100),
+    "SOLVER.LR_DECAY_STAGES": Check(
+        lambda stages: STAGES.is_good(stages) and all(a < b for a, b in pairwise(stages)),
+        f"{STAGES.expected} and later than the one before",
+    ),
+    "SOLVER.LR_DECAY_RATE": above_zero(1),
+    "SOLVER.WEIGHT_DECAY": number(0, 10),
     "SOLVER.MOMENTUM": FRACTION,
-    "SOLVER.TYPE": Check(lambda value: value == "SGD", "SGD"),
-    "SOLVER.CLIP_GRAD": NOT_NEGATIVE,
+    "SOLVER.TYPE": one_of("SGD"),
+    "SOLVER.CLIP_GRAD": number(0, LARGEST),
     "SOLVER.AMP": one_of(*AMP_TYPES),
+    "SOLVER.DOT.DELTA": FRACTION,
+    "LOG.TENSORBOARD_FREQ": COUNT,
+    "LOG.SAVE_CHECKPOINT_FREQ": COUNT,
 }
 
 
@@ -177,13 +200,17 @@ def changed(cfg: CN, key: str, value: Any) -> CN:
 
 
 def merge_pairs(cfg: CN, pairs: Sequence[str], allow_new_sections: bool = False) -> None:
-    """Merge `["KEY", "VALUE", …]`, keys dotted and values in YAML, into `cfg`; see `merge`."""
+    """Merge `["KEY", "VALUE", …]`, keys dotted, into `cfg`; see `merge`. Values are in YAML, those of text as typed."""
     if len(pairs) % 2:
-        raise UserError(f"{pairs[-1]!r} has no value; expected KEY VALUE pairs such as SOLVER.EPOCHS 60")
+        raise UserError(f"{brief(pairs[-1])!r} has no value; expected KEY VALUE pairs such as SOLVER.EPOCHS 60")
     for key, text in zip(pairs[::2], pairs[1::2], strict=True):
         if key.startswith("-"):
-            raise UserError(f"unknown flag {key!r}; type --help for the flags, or KEY VALUE pairs after them")
-        value = number(load(text, f'{key} {text!r} (quote lists, as in "[36,43,50]")'))
+            raise UserError(f"unknown flag {brief(key)!r}; type --help for the flags, or KEY VALUE pairs after them")
+        if "=" in key:
+            raise UserError(f"{brief(key)!r} is no key; expected KEY VALUE pairs such as SOLVER.EPOCHS 60, without =")
+        value: Any = text
+        if not isinstance(leaves(cfg).get(key), str):
+            value = as_number(load(text, f'{key} {brief(text)!r} (quote lists, as in "[36,43,50]")'))
         for part in reversed(key.split(".")):
             value = {part: value}
         merge(cfg, value, "command line", allow_new_sections)
@@ -201,20 +228,10 @@ def merge(cfg: CN, values: dict[str, Any], source: str, allow_new_sections: bool
             if allow_new_sections and (not prefix or prefix.split(".")[0] not in CFG):
                 cfg[key] = CN(value) if isinstance(value, dict) else value
                 continue
-            raise UserError(f"unknown config key {name!r} in {source}{nearest(name, known_keys(CFG))}")
+            raise UserError(f"unknown config key {brief(name)!r} in {source}{nearest(name, [*CFG, *leaves(CFG)])}")
         if isinstance(cfg[key], CN):
             if not isinstance(value, dict):
-                raise UserError(f"{name} in {source} is a section; expected {name}.KEY VALUE, not {value!r}")
+                raise UserError(f"{name} in {source} is a section; expected {name}.KEY VALUE, not {brief(repr(value))}")
             merge(cfg[key], value, source, allow_new_sections, f"{name}.")
         else:
             cfg[key] = coerce(name, value, cfg[key], source)
-
-
-def known_keys(node: CN, prefix: str = "") -> list[str]:
-    """Full names, dotted, of a node's values and sections."""
-    keys = []
-    for key, value in node.items():
-        keys.append(prefix + key)
-        if isinstance(value, CN):
-            keys += known_keys(value, f"{prefix}{key}.")
-    return keys

@@ -6,20 +6,21 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from yacs.config import CfgNode as CN
 
 from mdistiller import models
 from mdistiller.dataset import DATASETS
 from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, find_method
-from mdistiller.errors import UserError, nearest
+from mdistiller.errors import UserError
 
 from .cfg import used_sections
 from .demo import run_demo
 from .describe import print_commands
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
 from .failures import explain
+from .flags import FlagParser
 from .index import BENCHMARKS, Benchmark
 from .resolve import Choices, baseline_config, distillation_config
 from .run import run_experiment, select_device
@@ -31,23 +32,13 @@ from .values import dump
 PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
 
 
-class Parser(argparse.ArgumentParser):
-    """Flags, then KEY VALUE pairs; what it cannot parse raises UserError."""
+class Parser(FlagParser):
+    """Flags, then KEY VALUE pairs."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, allow_abbrev=False)
+        super().__init__(description=description)
         self.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
         self.add_argument("--device", help="cpu, cuda, cuda:1 … (default: CUDA where there is a GPU, else the CPU)")
-
-    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        flags, unknown = self.parse_known_intermixed_args(arguments)
-        if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            raise UserError(f"unknown flag {unknown[0]!r}{nearest(unknown[0], known)}; type --help for all flags")
-        return flags
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; type --help for all flags")
 
 
 class TrainingParser(Parser):

@@ -30,6 +30,12 @@ def check_solver(solver: Any) -> None:
             raise UserError("SOLVER.CLIP_GRAD clips one gradient and SOLVER.TRAINER dot has two; leave one out")
         if solver.NESTEROV:
             raise UserError("SOLVER.NESTEROV has no effect with SOLVER.TRAINER dot's own momenta; leave one out")
+        most = min(solver.MOMENTUM, 1 - solver.MOMENTUM)
+        if solver.DOT.DELTA > 0 and solver.DOT.DELTA >= most:
+            raise UserError(
+                f"SOLVER.DOT.DELTA is {solver.DOT.DELTA:g}; expected 0 or a number below {most:g}, as it is taken from "
+                f"and added to SOLVER.MOMENTUM {solver.MOMENTUM:g}, and both must be from 0 to below 1"
+            )
     if solver.NESTEROV and solver.MOMENTUM == 0:
         raise UserError("SOLVER.NESTEROV has no effect with SOLVER.MOMENTUM 0; leave one out")
     if solver.NO_DECAY_NORMS and solver.WEIGHT_DECAY == 0:

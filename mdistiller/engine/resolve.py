@@ -47,7 +47,7 @@ def distillation_config(benchmark: Benchmark, choices: Choices, device: torch.de
 
     Raises UserError for what no run can use.
     """
-    layers = read_layers(choices.cfg) if choices.cfg else []
+    layers = read_layers(choices.cfg, config.TEXT_KEYS) if choices.cfg else []
     method = pick("distiller", given("TYPE", choices.selected_distiller, layers, choices), benchmark)
     student = pick("student", given("STUDENT", choices.selected_student, layers, choices), benchmark)
     teacher = pick("teacher", given("TEACHER", choices.selected_teacher, layers, choices), benchmark)
@@ -57,7 +57,7 @@ def distillation_config(benchmark: Benchmark, choices: Choices, device: torch.de
 
 def baseline_config(benchmark: Benchmark, choices: Choices, device: torch.device) -> CN:
     """The config of plain training of one network, by the same order of precedence."""
-    layers = read_layers(choices.cfg) if choices.cfg else []
+    layers = read_layers(choices.cfg, config.TEXT_KEYS) if choices.cfg else []
     kind = given("TYPE", None, layers, choices)
     if kind is not None and (kind.isdigit() or distillers.find_method(kind).needs_teacher):
         raise UserError(
@@ -77,7 +77,7 @@ def resolved(
     """
     method = distillers.find_method(chosen["TYPE"])
     cfg = config.config_for(method)
-    for path, values in layers or read_layers(find_preset(benchmark, method, chosen)):
+    for path, values in layers or read_layers(find_preset(benchmark, method, chosen), config.TEXT_KEYS):
         config.merge(cfg, values, f"config {path}", method.takes_new_sections)
     if choices.seed is not None:
         cfg.EXPERIMENT.SEED = choices.seed
@@ -88,11 +88,11 @@ def resolved(
     config.merge_pairs(cfg, choices.pairs, method.takes_new_sections)
     cfg.DISTILLER.update(chosen)
     cfg.DISTILLER.TEACHER = models.canonical_name(benchmark.models, cfg.DISTILLER.TEACHER)
+    config.check(cfg, method)  # before what follows takes any path or number for good
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
     if cfg.DISTILLER.TEACHER_WEIGHTS:
         cfg.DISTILLER.TEACHER_WEIGHTS = str(Path(cfg.DISTILLER.TEACHER_WEIGHTS).resolve())
-    config.check(cfg, method)
     check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)
     cfg.freeze()
     return cfg
@@ -125,7 +125,7 @@ def pick(role: str, choice: str | None, benchmark: Benchmark) -> str:
     by_index = dict(enumerate(benchmark.teachers if role == "teacher" else benchmark.students))
     if role == "distiller":
         by_name, by_index = distillers.canonical_name, benchmark.distillers
-    if not re.fullmatch(r"[+-]?[0-9]+", choice):
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", choice):
         return by_name(choice)
     if int(choice) not in by_index:
         valid = ", ".join(f"{index} {name}" for index, name in by_index.items())

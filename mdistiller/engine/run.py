@@ -43,7 +43,7 @@ def select_device(name: str | None) -> torch.device:
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda on a GPU") from error
     return device
 

@@ -149,12 +149,12 @@ def test_parameters_of_a_method_are_found_behind_the_students(pair):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("KD.TEMPERATURE", 0, "a number above 0"),
-        ("CRD.NCE.K", 0, "a positive whole number"),
+        ("KD.TEMPERATURE", 0, "a number from 0.001 to 10,000"),
+        ("CRD.NCE.K", 0, "a whole number from 1 to 131,072"),
         ("CRD.MODE", "loose", "one of exact, relax"),
-        ("MLKD.VIEWS", 3, "1 or 2"),
-        ("OFD.CONNECTOR.KERNEL_SIZE", 2, "an odd whole number"),
-        ("FITNET.HINT_LAYER", -1, "a whole number that is not negative"),
+        ("MLKD.VIEWS", 3, "one of 1, 2"),
+        ("OFD.CONNECTOR.KERNEL_SIZE", 2, "one of 1, 3, 5, 7"),
+        ("FITNET.HINT_LAYER", -1, "a whole number from 0 to 100"),
     ],
 )
 def test_bad_value_is_refused_before_a_method_is_built(pair, key, value, expected):

@@ -200,3 +200,11 @@ def test_bad_setting_is_named(key, value):
     cfg.merge_from_list([key, value])
     with pytest.raises(UserError, match=key):
         build_crd(cfg)
+
+
+def test_more_negatives_than_memory_takes_are_refused_when_built():
+    cfg = CFG.clone()
+    cfg.SOLVER.BATCH_SIZE, cfg.CRD.NCE.K = 4096, 131_072
+    networks = (build_model("cifar100", "resnet8", 5) for _ in range(2))
+    with pytest.raises(UserError, match=r"^CRD.NCE.K is 131072 and a batch 4096 images; expected at most 65536"):
+        build_distiller("CRD", *networks, cfg, num_data=50_000)

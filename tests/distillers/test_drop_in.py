@@ -111,8 +111,8 @@ def test_method_is_found_listed_configured_and_checked(project):
     assert "MSE" in found["names"] and found["is_attribute"] and found["section"] == "MSE"
     assert list(found["losses"]) == ["loss_ce", "loss_kd"] and all(loss > 0 for loss in found["losses"].values())
     assert found["messages"] == [
-        "MSE.SCALE is 0.0; expected a number above 0",
-        "MSE.LOSS.MSE_WEIGHT is 0.0; expected a number above 0",
+        "MSE.SCALE is 0.0; expected a number above 0 to 1,000,000",
+        "MSE.LOSS.MSE_WEIGHT is 0.0; expected a number above 0 to 1,000,000",
     ]
 
 
@@ -124,7 +124,7 @@ def test_method_is_listed_chosen_and_set_by_the_scripts(project):
     assert printed["DISTILLER"]["TYPE"] == "MSE" and printed["SOLVER"]["EPOCHS"] == 240
     assert printed["MSE"] == {"SCALE": 3.0, "LOSS": {"CE_WEIGHT": 1.0, "MSE_WEIGHT": 0.5}}
     bad = run(project, script, "--selected_distiller", "mse", "MSE.SCALE", "0")
-    assert (bad.returncode, bad.stderr) == (2, "error: MSE.SCALE is 0.0; expected a number above 0\n")
+    assert (bad.returncode, bad.stderr) == (2, "error: MSE.SCALE is 0.0; expected a number above 0 to 1,000,000\n")
     unknown = run(project, script, "--selected_distiller", "mse", "MSE.SCALES", "1")
     assert unknown.returncode == 2 and "nearest: 'MSE.SCALE'" in unknown.stderr
 

@@ -167,3 +167,14 @@ def test_rkd_of_equal_images_has_moderate_gradients(copies):
 def test_every_feature_method_is_covered():
     logit_methods = {name for name, cls in DISTILLERS.items() if issubclass(cls, LogitDistiller)}
     assert set(METHODS) == set(DISTILLERS) - logit_methods - {"NONE"} | {"SDD"}
+
+
+def test_more_singular_vectors_than_the_smallest_map_has_are_refused_when_built():
+    cfg = CFG.clone()
+    student, teacher = (build_model("cifar100", "resnet8", 5) for _ in range(2))
+    for side, most in ((32, 8), (16, 4)):
+        cfg.DATASET.IMAGE_SIZE, cfg.KDSVD.K = side, most
+        build_distiller("KDSVD", student, teacher, cfg)
+        cfg.KDSVD.K = most + 1
+        with pytest.raises(UserError, match=rf"^KDSVD.K is {most + 1}; expected at most {most}"):
+            build_distiller("KDSVD", student, teacher, cfg)

@@ -147,9 +147,9 @@ def test_checks_of_a_file_hold(tmp_path, cfg):
     path.write_text("from mdistiller.checks import COUNT\n" + source)
     build(f"{path}:Hint", cfg)
     cfg.HINT.WARMUP = 0
-    with pytest.raises(UserError, match=r"HINT\.WARMUP is 0; expected a positive whole number"):
+    with pytest.raises(UserError, match=r"HINT\.WARMUP is 0; expected a whole number from 1 to"):
         build(f"{path}:Hint", cfg)
-    with pytest.raises(UserError, match=r"HINT\.WARMUP is missing; expected a positive whole number"):
+    with pytest.raises(UserError, match=r"HINT\.WARMUP is missing; expected a whole number from 1 to"):
         build(f"{path}:Hint", CFG.clone())
 
 

@@ -1,9 +1,23 @@
 """The config: MDistiller's files, overrides, and what is refused."""
 
-import pytest
+import math
 
+import pytest
+from yacs.config import CfgNode as CN
+
+from mdistiller.checks import WEIGHT
 from mdistiller.distillers import DISTILLERS, Vanilla
-from mdistiller.engine.cfg import CFG, SHARED_SECTIONS, changed, check, merge, merge_pairs, used_sections
+from mdistiller.engine.cfg import (
+    CFG,
+    CHECKS,
+    SHARED_SECTIONS,
+    changed,
+    check,
+    leaves,
+    merge,
+    merge_pairs,
+    used_sections,
+)
 from mdistiller.engine.values import dump, read_yaml
 from mdistiller.errors import UserError
 
@@ -81,9 +95,18 @@ def test_merging_leaves_the_defaults_untouched(cfg):
         (["SOLVER.LR_DECAY_STAGES", "150"], r"expected list"),
         (["SOLVER.LR_DECAY_STAGES", "[150"], r"quote lists.* is not valid YAML"),
         (["SOLVER", "3"], r"SOLVER .* is a section"),
-        (["EXPERIMENT.TAG", "2024-13-45"], r"EXPERIMENT.TAG .* is not valid YAML"),
-        (["EXPERIMENT.TAG", "2024-01-01"], r"EXPERIMENT.TAG .* holds a date.*quote it"),
+        (["SOLVER.EPOCHS", "2024-13-45"], r"SOLVER.EPOCHS .* is not valid YAML"),
+        (["SOLVER.EPOCHS", "2024-01-01"], r"SOLVER.EPOCHS .* holds a date.*quote it"),
         (["SOLVER.LR", "[" * 5000], r"is not valid YAML"),
+        (["SOLVER.LR", "9" * 5000], r"SOLVER.LR .* is not valid YAML"),
+        (["SOLVER.EPOCHS", "010"], r"SOLVER.EPOCHS .* 010 would be 8; write a decimal number"),
+        (["SOLVER.EPOCHS", "1:30"], r"1:30 would be 90"),
+        (["SOLVER.EPOCHS=3", "SOLVER.LR=1"], r"'SOLVER.EPOCHS=3' is no key.*without ="),
+        (["SOLVER.EPOCHS=3"], r"'SOLVER.EPOCHS=3' has no value"),
+        (["", "1"], r"unknown config key ''"),
+        (["x" * 100_000, "1"], r"unknown config key 'xx"),
+        (["SOLVER.LR", ""], r"SOLVER.LR .* is None; expected float"),
+        (["LOG.WANDB", "1"], r"LOG.WANDB .* is 1; expected bool"),
         (["SOLVER.LR.X", "3"], r"SOLVER.LR"),
     ],
 )
@@ -124,40 +147,124 @@ def test_missing_file_is_named(tmp_path):
         read_yaml(tmp_path / "absent.yaml")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("SOLVER.EPOCHS", "0"),
-        ("SOLVER.EPOCHS", "1.5"),
-        ("SOLVER.BATCH_SIZE", "-1"),
-        ("SOLVER.LR", "0"),
-        ("SOLVER.LR", ".nan"),
-        ("SOLVER.LR_DECAY_STAGES", "[a]"),
-        ("SOLVER.TYPE", "Adam"),
-        ("SOLVER.TRAINER", "crd2"),
-        ("EXPERIMENT.SEED", "-1"),
-        ("DATASET.STD", "[1,0,1]"),
-        ("DATASET.MEAN", "[1,0]"),
-        ("SOLVER.MOMENTUM", "-1"),
-        ("SOLVER.WEIGHT_DECAY", "-1"),
-        ("SOLVER.LR_DECAY_RATE", ".nan"),
-        ("SKD.TIKHONOV", "0"),
-        ("SDD.SCALES", "[1,2.5]"),
-        ("OFD.CONNECTOR.KERNEL_SIZE", "2"),
-        ("KDSVD.K", "1.5"),
-        ("MLKD.TEMPERATURES", "[]"),
-        ("MLKD.VIEWS", "3"),
-        ("FITNET.INPUT_SIZE", "[32]"),
-        ("VID.INIT_PRED_VAR", "0"),
-        ("CRD.FEAT.DIM", "0"),
-        ("DATASET.IMAGE_SIZE", "2"),
-        ("DATASET.SYNTHETIC.SEED", "-1"),
-    ],
-)
-def test_value_that_no_run_can_use_is_named(cfg, key, value):
+# (key, values that no run can use)
+REFUSED = {
+    "EXPERIMENT.SEED": ["-1", "9223372036854775808", "1.5"],
+    "EXPERIMENT.TAG": ["a\0b", "a\udcffb", "x" * 5000],
+    "DATASET.ROOT": ["a\0b"],
+    "DATASET.IMAGE_SIZE": ["2", "-1", "100000"],
+    "DATASET.MEAN": ["[1,0]", "[123.7,116.3,103.5]", "[.nan,0,0]", "[true,0,0]"],
+    "DATASET.STD": ["[1,0,1]", "[58.4,57.1,57.4]"],
+    "DATASET.NUM_WORKERS": ["-1", "1e9"],
+    "DATASET.SYNTHETIC.SEED": ["-1"],
+    "DATASET.SYNTHETIC.TEST_IMAGES": ["0", "1e13"],
+    "DATASET.TEST.BATCH_SIZE": ["0", "18446744073709551616"],
+    "SOLVER.BATCH_SIZE": ["-1", "18446744073709551616", "9" * 300, "0.5"],
+    "SOLVER.CLIP_GRAD": ["-1", ".inf"],
+    "SOLVER.DOT.DELTA": ["5", "-0.1", ".nan"],
+    "SOLVER.EPOCHS": ["0", "1.5", "1e300", ".nan"],
+    "SOLVER.LR": ["0", ".nan", "-0.1", "1e300"],
+    "SOLVER.LR_DECAY_RATE": [".nan", "3", "0", "1e300"],
+    "SOLVER.LR_DECAY_STAGES": ["[a]", "[300,5,5]", "[1,1]", "[0]", "[1.5]", "[true]", "[1e300]", str([*range(1, 102)])],
+    "SOLVER.MOMENTUM": ["-1", "1"],
+    "SOLVER.TRAINER": ["crd2"],
+    "SOLVER.TYPE": ["Adam"],
+    "SOLVER.WEIGHT_DECAY": ["-1", "1e300"],
+    "AT.P": ["0", "300"],
+    "CRD.FEAT.DIM": ["0", "1000000000"],
+    "CRD.NCE.K": ["0", "1000000000000"],
+    "CRD.NCE.TEMPERATURE": ["0.001", "0"],
+    "CTKD.T_RANGE": [".inf"],
+    "DIST.T": ["1e300", "0"],
+    "DKD.ALPHA": ["-1"],
+    "DKD.T": ["1e300"],
+    "DKD.WARMUP": [".nan", ".inf", "-1"],
+    "FITNET.HINT_LAYER": ["-1"],
+    "FITNET.INPUT_SIZE": ["[32]", "[100000,100000]"],
+    "KD.LOSS.KD_WEIGHT": ["-0.9", "1e300", ".nan"],
+    "KD.TEMPERATURE": ["1e300", "0", "-4"],
+    "KDSVD.K": ["1.5", "0", "1e9"],
+    "MLKD.TEMPERATURES": ["[]", "[1e300]", "[4,0]"],
+    "MLKD.VIEWS": ["3"],
+    "OFD.CONNECTOR.KERNEL_SIZE": ["2", "9223372036854775807"],
+    "REVIEWKD.WARMUP_EPOCHS": [".inf"],
+    "RKD.PDIST.EPSILON": ["0", "1e-300"],
+    "SDD.SCALES": ["[1,2.5]", "[2,1]", "[]", "[1,100]"],
+    "SDD.T": ["1e300"],
+    "SKD.TIKHONOV": ["0"],
+    "VID.EPS": ["16", "0"],
+    "VID.INIT_PRED_VAR": ["0", "100000"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED.items() for value in values])
+def test_value_that_no_run_can_use_is_named_with_what_can(cfg, key, value):
     merge_pairs(cfg, [key, value])
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(UserError, match=rf"^{key} is .*; expected ") as error:
         check(cfg, Vanilla)
+    assert len(str(error.value)) < 300
+
+
+CHECKED = {**CHECKS, **{f"{m.section()}.{key}": check for m in DISTILLERS.values() for key, check in m.checks.items()}}
+
+
+@pytest.mark.parametrize(("key", "default"), leaves(CFG).items())
+def test_every_key_has_a_check_that_bounds_it(key, default):
+    if isinstance(default, bool):
+        return
+    assert CHECKED[key].is_good(default)
+    extremes = [10**300, -(10**300), 1e300, -1e300, math.nan, math.inf, -math.inf, True]
+    if isinstance(default, str):
+        assert not CHECKED[key].is_good("a\0b") and not CHECKED[key].is_good("x" * 10**6)
+    elif isinstance(default, (list, tuple)):
+        item = default[0] if default else 0.5
+        assert not any(CHECKED[key].is_good([*(default or 3 * [item])[:-1], extreme]) for extreme in extremes)
+        assert not CHECKED[key].is_good([*range(1, 1000)])
+    else:
+        assert not any(map(CHECKED[key].is_good, extremes[:-1]))
+
+
+@pytest.mark.parametrize("method", DISTILLERS.values())
+def test_every_loss_weight_is_a_number_from_0_to_a_million(method):
+    weights = [key for key in leaves(CFG) if key.split(".")[0] == method.section() and key.endswith("_WEIGHT")]
+    assert all(CHECKED[key] is WEIGHT for key in weights)
+
+
+def test_a_whole_number_may_be_written_as_a_float(cfg):
+    merge_pairs(cfg, ["SOLVER.EPOCHS", "1e3", "SOLVER.BATCH_SIZE", "32.0"])
+    check(cfg, Vanilla)
+    assert repr((cfg.SOLVER.EPOCHS, cfg.SOLVER.BATCH_SIZE)) == "(1000, 32)"
+
+
+@pytest.mark.parametrize(
+    "text", ["set #1", "a: b", "010", "no", "1e3", "null", "~", "[x]", "", "'q'", " x ", "*a", "2024-01-01"]
+)
+def test_a_key_of_text_takes_the_command_line_as_typed(cfg, text):
+    merge_pairs(cfg, ["DATASET.ROOT", text, "EXPERIMENT.TAG", text])
+    assert cfg.DATASET.ROOT == cfg.EXPERIMENT.TAG == text
+
+
+def test_a_key_of_text_of_a_user_s_own_method_takes_the_command_line_as_typed(cfg):
+    cfg.MINE = CN({"MODE": "exact", "WEIGHT": 1.0})
+    merge_pairs(cfg, ["MINE.MODE", "010", "MINE.WEIGHT", "1e1"])
+    assert (cfg.MINE.MODE, cfg.MINE.WEIGHT) == ("010", 10.0)
+
+
+def test_of_a_key_that_is_given_twice_the_last_counts(cfg):
+    merge_pairs(cfg, ["SOLVER.EPOCHS", "2", "SOLVER.EPOCHS", "3"])
+    assert cfg.SOLVER.EPOCHS == 3
+
+
+@pytest.mark.parametrize(("momentum", "delta"), [("0.9", "0.1"), ("0.9", "0.5"), ("0.05", "0.075"), ("0", "0.1")])
+def test_dot_s_momenta_stay_from_0_to_below_1(cfg, momentum, delta):
+    merge_pairs(cfg, ["SOLVER.TRAINER", "dot", "SOLVER.MOMENTUM", momentum, "SOLVER.DOT.DELTA", delta])
+    with pytest.raises(UserError, match=rf"SOLVER.DOT.DELTA is {delta}; expected 0 or .* SOLVER.MOMENTUM {momentum}"):
+        check(cfg, Vanilla)
+
+
+def test_fewer_epochs_than_stages_are_no_error(cfg):
+    merge_pairs(cfg, ["SOLVER.EPOCHS", "2"])
+    check(cfg, Vanilla)
 
 
 def write(folder, **files):

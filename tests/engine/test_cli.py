@@ -358,6 +358,33 @@ def test_published_file_name_tells_the_network(script, shared, tmp_path):
         (["--cfg", "absent.yaml"], ["cannot read config absent.yaml"]),
         (["--teacher_weights", "absent.pth"], ["absent.pth", "No such file"]),
         (["--demo", "--cfg", "a.yaml"], ["--demo", "leave out"]),
+        (["--selected_student", "9" * 5000], ["unknown network '9999"]),
+        (["--selected_student", "1e3"], ["unknown network '1e3'"]),
+        (["--selected_student", ""], ["--selected_student has an empty value"]),
+        (["--selected_student", "\udcff"], ["unknown network"]),
+        (["--selected_student"], ["--selected_student", "expected one argument"]),
+        (["--seed", "1e3"], ["--seed", "invalid int value: '1e3'"]),
+        (["--seed", "9" * 30], ["EXPERIMENT.SEED is 9999"]),
+        (["--device", ""], ["--device has an empty value"]),
+        (["--device", "a\0b"], ["is not available"]),
+        (["--cfg", ""], ["--cfg has an empty value"]),
+        (["--cfg", "/dev/zero"], ["cannot read config /dev/zero"]),
+        (["--cfg", "a\0b"], ["cannot read config"]),
+        (["--cfg", "x" * 5000], ["cannot read config"]),
+        (["--teacher_weights", ""], ["--teacher_weights has an empty value"]),
+        (["--teacher_weights", "a\0b"], ["DISTILLER.TEACHER_WEIGHTS is a", "none of them zero"]),
+        (["--selected", "3"], ["unknown flag '--selected'", "nearest: '--se"]),
+        (["--", "--foo", "3"], ["unknown flag '--foo'"]),
+        (["SOLVER.LR", "-1e5"], ["unknown flag '-1e5'"]),
+        (["SOLVER.LR", "-1"], ["SOLVER.LR is -1.0"]),
+        (["SOLVER.EPOCHS"], ["'SOLVER.EPOCHS' has no value"]),
+        (["SOLVER.EPOCHS=3"], ["'SOLVER.EPOCHS=3' has no value"]),
+        (["SOLVER.EPOCHS=3", "SOLVER.LR=1"], ["'SOLVER.EPOCHS=3' is no key"]),
+        (["", "3"], ["unknown config key ''"]),
+        (["SOLVER..LR", "3"], ["unknown config key 'SOLVER.'"]),
+        (["\udcff", "3"], ["unknown config key"]),
+        (["DATASET.ROOT", "a\0b"], ["DATASET.ROOT is a", "none of them zero"]),
+        (["DISTILLER.STUDENT", ""], ["unknown network ''"]),
         (["DATASET.TYPE", "cifar"], ["cifar", "cifar100, imagenet"]),
         (["DATASET.AUGMENT", "wild"], ["wild", "weak, strong, weak+strong"]),
         (["SOLVER.EPOCHS", "0"], ["SOLVER.EPOCHS is 0"]),
@@ -367,6 +394,24 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(script, arguments, part
     weights = [] if "--teacher_weights" in arguments or "--demo" in arguments else ["--teacher_weights", __file__]
     script(distillation_main, *weights, *TINY[:6], *arguments).fails_with(*parts)
     assert list(script.utils.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--checkpoint", ""], ["--checkpoint has an empty value"]),
+        (["--csv", ""], ["--csv has an empty value"]),
+        (["--model", ""], ["--model has an empty value"]),
+        (["--dataset", "x"], ["--dataset", "invalid choice: 'x'", "tiny_imagenet"]),
+        (["--dataset", "\udcff"], ["--dataset", "invalid choice"]),
+        (["--checkpoint", "x" * 5000], ["File name too long"]),
+        (["--seed", "3"], ["unknown flag '--seed'"]),
+        (["DATASET.ROOT"], ["'DATASET.ROOT' has no value"]),
+        (["SOLVER.LR", "1"], ["no effect on an evaluation"]),
+    ],
+)
+def test_bad_input_of_the_test_script_is_one_line(script, arguments, parts):
+    script(evaluation_main, *arguments).fails_with(*parts)
 
 
 def make_folder(root, train=("cat", "dog"), test=("cat", "dog")):

@@ -14,8 +14,10 @@ if not __package__:  # run as a folder, in which Python would look for modules f
 
 import torch
 
+from mdistiller.checks import whole
 from mdistiller.dataset.streaming import available_cores
 from mdistiller.engine.cli import run_script
+from mdistiller.engine.flags import FlagParser
 from mdistiller.engine.run import select_device
 from tools.benchmark.parts import crd, epoch, files, loader, losses, step, teacher
 from tools.benchmark.report import table_of
@@ -29,12 +31,19 @@ PARTS = {
     "epoch": epoch.measure,
     "files": files.measure,
 }
+CHECKS = {
+    "batch_size": whole(1, 65_536),
+    "images": whole(1, 200_000),
+    "steps": whole(1, 1_000_000),
+    "repeats": whole(1, 1000),
+    "workers": whole(0, 1024),
+    "threads": whole(1, 1024),
+    "image_size": whole(8, 1024),
+}
 
 
 def parse(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = FlagParser(prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, default="step")
     parser.add_argument("--teacher", default="resnet56", help="index or name, as in the scripts (default resnet56)")
     parser.add_argument("--student", default="resnet20", help="index or name (default resnet20)")
@@ -56,9 +65,14 @@ def parse(arguments=None):
     parser.add_argument("--device", help="cpu, cuda … (default CUDA where there is a GPU, else the CPU)")
     parser.add_argument("--root", default="data/imagenet", help="of files: photographs, in ROOT/val/<class>/")
     parser.add_argument("--image_size", type=int, default=224, help="of files")
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
+    for name, check in CHECKS.items():
+        value = getattr(flags, name)
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None:
+                check.require(f"--{name}", number)
     flags.batch_size = flags.batch_size or {"epoch": [64, 512], "files": [32]}.get(flags.part, [64])
-    flags.repeats = flags.repeats or (3 if flags.part == "epoch" else 5)
+    flags.repeats = (3 if flags.part == "epoch" else 5) if flags.repeats is None else flags.repeats
     flags.workers = min(2, available_cores()) if flags.workers is None else flags.workers
     return flags
 
