@@ -209,16 +209,22 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(scr
     assert "Stopped: " in only(script.utils, "model_train_log/*.log").read_text()
 
 
-def test_learning_rate_that_explodes_stops_the_run(script):
-    train(script, "SOLVER.LR", "1e30", "SOLVER.EPOCHS", "5").fails_with("not finite in epoch", "lower SOLVER.LR")
+@pytest.fixture
+def exploding(monkeypatch):
+    """A learning rate beyond what a config may hold."""
+    monkeypatch.setattr(trainer_module, "learning_rate", lambda *_: 1e30)
+
+
+def test_learning_rate_that_explodes_stops_the_run(script, exploding):
+    train(script, "SOLVER.EPOCHS", "5").fails_with("not finite in epoch", "lower SOLVER.LR")
 
 
 @pytest.mark.parametrize("method", list(CIFAR100.distillers.values()))
-def test_method_that_diverges_stops_in_one_line(script, method):
+def test_method_that_diverges_stops_in_one_line(script, exploding, method):
     teacher = script.utils / "teacher.pth"
     torch.save(build_model("cifar100", "resnet8", 36).state_dict(), teacher)
     flags = "--selected_student resnet8 --selected_teacher resnet8 --selected_distiller".split()
-    script(distillation_main, *flags, method, "--teacher_weights", teacher, *TINY, "SOLVER.LR", "1e30")
+    script(distillation_main, *flags, method, "--teacher_weights", teacher, *TINY)
     script.fails_with("not finite in epoch", "lower SOLVER.LR")
 
 
