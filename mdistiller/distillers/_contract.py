@@ -1,6 +1,8 @@
 """What a distiller file is given and gives back, as MDistiller's trainer has it."""
 
 import inspect
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -44,20 +46,27 @@ def as_scalar(loss: Any, logits: torch.Tensor) -> torch.Tensor:
     return logits.new_tensor(float(loss), dtype=torch.float32)
 
 
-def check_returned(logits: Any, losses: dict[str, torch.Tensor], target: torch.Tensor) -> None:
-    """Raise ValueError for what no trainer can take."""
+def check_returned(returned: Any, target: torch.Tensor) -> None:
+    """Raise ValueError where no trainer can take what `forward_train` returns for the classes `target`."""
+    if not (isinstance(returned, (tuple, list)) and len(returned) == 2 and isinstance(returned[1], Mapping)):
+        raise ValueError(f"it is {kind_of(returned)}")
+    logits, losses = returned
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(target):
         raise ValueError(f"the logits are {kind_of(logits)} for a batch of {len(target)}")
-    if wrong := [name for name in losses if not isinstance(name, str)]:
-        raise ValueError(f"{wrong[0]!r} is no name")
-    if torch.is_grad_enabled() and not any(loss.requires_grad for loss in losses.values()):
+    for name, loss in losses.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{name!r} is no name")
+        is_number = isinstance(loss, Real)
+        if not is_number and not (isinstance(loss, torch.Tensor) and loss.numel() and not loss.is_complex()):
+            raise ValueError(f"{name!r} is {kind_of(loss)}")
+    if torch.is_grad_enabled() and not any(getattr(loss, "requires_grad", False) for loss in losses.values()):
         raise ValueError("no loss has a gradient")
 
 
 def kind_of(value: Any) -> str:
     """What `value` is, in few words."""
     if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        return f"a{' complex' if value.is_complex() else ''} tensor of shape {tuple(value.shape)}"
     if isinstance(value, (tuple, list)) and 0 < len(value) <= 3:
         return f"{type(value).__name__} ({', '.join(map(kind_of, value))})"
     return type(value).__name__

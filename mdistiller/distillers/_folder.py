@@ -183,7 +183,8 @@ def unchanged(folder: Folder) -> Iterator[None]:
     """Within it the files of `folder` may change what all modules share; afterwards that is as it was."""
     folder.is_loading_since, dtype, working = [*sys.path], torch.get_default_dtype(), os.getcwd()
     try:
-        yield
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield
     finally:
         folder.__path__ += [entry for entry in sys.path if entry not in folder.is_loading_since + folder.__path__]
         sys.path[:] = folder.is_loading_since

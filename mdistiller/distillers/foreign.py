@@ -52,8 +52,8 @@ class ForeignDistiller(Distiller):
             distiller = cls(*given, **named)
         except (Exception, SystemExit) as error:
             raise UserError(
-                f"{cls.__name__} of {cls.path()} cannot be built: {described(error)}; a section of the config that it "
-                "needs comes from --cfg or as SECTION.KEY VALUE"
+                f"{cls.__name__} of {cls.path()} cannot be built: {described(error)}; a section or key of the config "
+                "that it needs comes from --cfg or as SECTION.KEY VALUE"
             ) from error
         if "_modules" not in vars(distiller) or not isinstance(getattr(distiller, "student", None), nn.Module):
             raise UserError(
@@ -107,17 +107,17 @@ class ForeignDistiller(Distiller):
         if not self.training:
             return returned
         try:
-            logits, losses = returned
-            losses = {name: as_scalar(loss, logits) for name, loss in losses.items()}
             if not self.is_checked:
-                check_returned(logits, losses, kwargs["target"])
+                check_returned(returned, kwargs["target"])
+            logits, losses = returned
+            scalars = {name: as_scalar(loss, logits) for name, loss in losses.items()}
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(
-                f"forward_train of {type(self).__name__} in {self.path()} returns {kind_of(returned)}; expected the "
-                f"student's logits (batch, classes) and a dict of losses by name, scalar tensors or numbers: {error}"
+                f"forward_train of {type(self).__name__} in {self.path()} returns no (logits, losses), the student's "
+                f"logits (batch, classes) and a dict of losses by name, scalar tensors or numbers: {error}"
             ) from error
         self.is_checked = True
-        return logits, losses
+        return logits, scalars
 
     def forward_train(self, image: torch.Tensor, target: torch.Tensor, **kwargs: Any) -> Any:
         given = {"image": image, "target": target, **kwargs}

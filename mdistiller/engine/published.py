@@ -53,6 +53,7 @@ class BaseTrainer:
         train: Any = Batches(train_loader, device)
         judged: Any = Batches(val_loader, device)
         self.data = Data(train, judged, [], cfg.DATASET.IMAGE_SIZE, (), ())
+        self.images = {"train_images": train.num_images_per_epoch, "test_images": judged.num_images_per_epoch}
         if (targets := getattr(train_loader.dataset, "targets", None)) is not None:
             self.distiller.set_targets(torch.as_tensor(targets, device=device))
 
@@ -66,7 +67,12 @@ class BaseTrainer:
         files = create_run(self.folder / "logs", weights, self.cfg.DATASET.TYPE, title, title)
         config = dump(self.cfg)
         with RunLog(files, config) as log:
-            meta = {"run": files.name, "network": chosen.STUDENT, "config": config}
+            meta = {
+                "run": files.name,
+                "network": chosen.STUDENT,
+                "dataset": {"type": self.cfg.DATASET.TYPE, **self.images},
+                "config": config,
+            }
             trainer = Trainer(self.cfg, self.distiller, self.data, files, log, meta)
             if resume:
                 trainer.load_state_dict(read_checkpoint(found[-1])["training"])
