@@ -6,11 +6,11 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import itertools
 import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -24,7 +24,6 @@ from mdistiller.errors import UserError
 ROOT, ROOM = __name__.split(".")[0], __package__
 PREFIX = f"{ROOT}._file_"
 OURS = "_base"  # its Distiller is what a trainer knows, whatever a file of this name in the folder says
-_numbers = itertools.count()
 
 
 class Folder(ModuleType):
@@ -35,9 +34,9 @@ class Folder(ModuleType):
     is and the names in `sys.modules` are this package's.
     """
 
-    def __init__(self, path: Path):
-        digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-        super().__init__(f"{PREFIX}{digest}_{next(_numbers)}")
+    def __init__(self, path: Path, *version: int):
+        digest = hashlib.sha256(os.fsencode(path) + repr(version).encode()).hexdigest()[:12]
+        super().__init__(f"{PREFIX}{digest}")
         self.__path__: list[str] = [str(path.parent)]
         self.texts: list[str] = []  # sources of its files that have been imported
         self.is_loading_since: list[str] | None = None  # sys.path before that
@@ -162,7 +161,7 @@ def load_module(path: Path, *version: int) -> ModuleType:
     if Finder not in sys.meta_path:
         sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
     importlib.invalidate_caches()
-    folder = Folder(path)
+    folder = Folder(path, *version)
     stem = re.sub(r"\W", "_", path.stem)
     name = f"{folder.__name__}.{stem}{'_' * (stem == OURS)}"
     spec = importlib.util.spec_from_loader(name, Loader(name, str(path), folder), is_package=False)
@@ -181,15 +180,18 @@ def load_module(path: Path, *version: int) -> ModuleType:
 @contextlib.contextmanager
 def unchanged(folder: Folder) -> Iterator[None]:
     """Within it the files of `folder` may change what all modules share; afterwards that is as it was."""
-    folder.is_loading_since, dtype, working = [*sys.path], torch.get_default_dtype(), os.getcwd()
+    folder.is_loading_since, working = [*sys.path], os.getcwd()
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
     try:
-        with torch.set_grad_enabled(torch.is_grad_enabled()):
+        with torch.set_grad_enabled(torch.is_grad_enabled()), warnings.catch_warnings():
             yield
     finally:
         folder.__path__ += [entry for entry in sys.path if entry not in folder.is_loading_since + folder.__path__]
         sys.path[:] = folder.is_loading_since
         folder.is_loading_since = None
         torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
         os.chdir(working)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mdistiller.checks import Check
 from mdistiller.errors import UserError
 
 from ._base import OWN, Distiller, Output
@@ -71,7 +72,7 @@ class ForeignDistiller(Distiller):
     @classmethod
     def mentions(cls, key: str) -> bool:
         texts = "\n".join(folder_of(cls.__module__).texts)
-        return key == cls.section() or re.search(rf"\b{re.escape(key)}\b", texts) is not None
+        return key == cls.section() or (key != "" and re.search(rf"\b{re.escape(key)}\b", texts) is not None)
 
     @classmethod
     def variant(cls, cfg: Any) -> list[str]:
@@ -219,4 +220,11 @@ def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
     theirs = getattr(module, class_name)
     declared = {name: vars(theirs)[name] for name in OWN}
     own_name = {"__module__": module.__name__, "__doc__": theirs.__doc__}
-    return type(class_name, (ForeignDistiller, theirs), own_name | declared)
+    try:
+        if not all(isinstance(check, Check) for check in theirs.checks.values()):
+            raise TypeError("its checks must be a dict of mdistiller.checks")
+        if not callable(theirs.forward_train):
+            raise TypeError("its forward_train must be a method")
+        return type(class_name, (ForeignDistiller, theirs), own_name | declared)
+    except Exception as error:
+        raise UserError(f"{class_name} of {path} is no distiller: {described(error)}") from error

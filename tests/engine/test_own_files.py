@@ -94,3 +94,17 @@ def test_a_slip_in_a_config_is_one_too(train, tmp_path):
 def test_a_mistake_in_the_file_is_one_line(train, tmp_path, old, new, message):
     (tmp_path / "dkd.py").write_text(SOURCE.replace(old, new))
     train().fails_with(message)
+
+
+@pytest.mark.parametrize("name", ["lr", "epoch", "test_loss"])
+def test_a_loss_may_be_called_as_a_column_is(train, tmp_path, name):
+    (tmp_path / "dkd.py").write_text(SOURCE.replace('"alpha"', f'"{name}"'))
+    script = train("DKD.ALPHA", "7")
+    assert script.status == 0, script.err
+    assert float(row_of(script)[f"loss_{name}"]) == 7.0 and row_of(script)["epoch"] == "1"
+
+
+@pytest.mark.parametrize(("old", "new"), [("", ""), ('"loss_ce": F', '"loss_ce": 0.0, "b": F')])
+def test_a_term_that_is_a_number_has_no_part_in_dot(train, tmp_path, old, new):
+    (tmp_path / "dkd.py").write_text(SOURCE.replace(old, new) if old else SOURCE)
+    assert train("SOLVER.TRAINER", "dot").status == 0
