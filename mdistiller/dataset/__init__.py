@@ -16,6 +16,7 @@ from mdistiller.dataset.loaders import AUGMENTATIONS, BatchSource, Loader
 from mdistiller.dataset.memory import available_memory
 from mdistiller.dataset.streaming import FileLoader
 from mdistiller.dataset.synthetic import draw_synthetic
+from mdistiller.dataset.tuples import get_dataset
 from mdistiller.dataset.validation import hold_out
 from mdistiller.dataset.wnids import IMAGENET_WNIDS
 from mdistiller.errors import UserError, nearest
@@ -31,6 +32,7 @@ __all__ = [
     "Source",
     "build_data",
     "fill_defaults",
+    "get_dataset",
 ]
 
 CIFAR100_STATISTICS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)

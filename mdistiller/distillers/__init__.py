@@ -15,7 +15,7 @@ from mdistiller.errors import UserError, nearest
 from ._base import Distiller
 from .foreign import is_file_reference, load_class, split_reference
 
-__all__ = ["DISTILLERS", "Distiller", "build_distiller", "canonical_name", "find_method"]
+__all__ = ["DISTILLERS", "Distiller", "build_distiller", "canonical_name", "distiller_dict", "find_method"]
 
 PUBLISHED_INDICES = 12  # the first so many of each benchmark belong to published tables
 PLAIN_TRAINING = "NONE"  # as MDistiller calls it
@@ -50,7 +50,7 @@ def _discover() -> dict[str, type[Distiller]]:
     return methods
 
 
-DISTILLERS = _discover()
+DISTILLERS = distiller_dict = _discover()  # the second is MDistiller's name of it
 globals().update({method.__name__: method for method in DISTILLERS.values()})
 
 

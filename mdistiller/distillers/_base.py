@@ -95,6 +95,11 @@ class Distiller(nn.Module):
         return section.get("LOSS", section).get(key, 1.0)
 
     @classmethod
+    def mentions(cls, key: str) -> bool:
+        """Whether a config may hold a key of this name that is not known before, for a user's file to read."""
+        return False
+
+    @classmethod
     def number_of_views(cls, cfg: Any) -> int:
         """How many views of each image the method takes, as `cfg` says: 1, or 2 with DATASET.AUGMENT two-view."""
         return 1
@@ -166,3 +171,12 @@ class Distiller(nn.Module):
     def get_extra_parameters(self) -> int:
         """Number of parameters that the method adds to the student's for training."""
         return sum(parameter.numel() for parameter in self.extra_parameters())
+
+
+def __getattr__(name: str) -> Any:
+    """MDistiller's place of `Vanilla`."""
+    if name == "Vanilla":
+        from .Vanilla import Vanilla
+
+        return Vanilla
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

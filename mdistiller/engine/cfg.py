@@ -5,7 +5,7 @@ class), a preset of `configs/` or the `--cfg` file, the scripts' flags, trailing
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -33,7 +33,7 @@ from mdistiller.errors import UserError, nearest
 
 from .optim import TRAINERS, check_solver
 from .precision import AMP_TYPES
-from .values import as_number, coerce, load
+from .values import as_number, coerce, dump, load
 
 CFG = CN()
 
@@ -161,9 +161,12 @@ CHECKS = {
 
 
 def config_for(method: type[Distiller]) -> CN:
-    """All defaults, with those of `method`, which may come from a user's file."""
+    """All defaults, with those of `method`, which may come from a user's file. Raises UserError where they are none."""
     cfg = CFG.clone()
-    add_section(cfg, method)
+    try:
+        add_section(cfg, method)
+    except (ImportError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"{method.__name__}'s defaults are no section of a config: {error}") from error
     return cfg
 
 
@@ -199,8 +202,13 @@ def changed(cfg: CN, key: str, value: Any) -> CN:
     return cfg
 
 
-def merge_pairs(cfg: CN, pairs: Sequence[str], allow_new_sections: bool = False) -> None:
-    """Merge `["KEY", "VALUE", …]`, keys dotted, into `cfg`; see `merge`. Values are in YAML, those of text as typed."""
+def merge_pairs(
+    cfg: CN, pairs: Sequence[str], allow_new_sections: bool = False, mentions: Callable[[str], bool] | None = None
+) -> None:
+    """Merge `["KEY", "VALUE", …]`, keys dotted, into `cfg`; see `merge`. Values are in YAML, those of text as typed.
+
+    Of a new section, too, `mentions` must know the names, as a slip of the finger is likelier here than in a file.
+    """
     if len(pairs) % 2:
         raise UserError(f"{brief(pairs[-1])!r} has no value; expected KEY VALUE pairs such as SOLVER.EPOCHS 60")
     for key, text in zip(pairs[::2], pairs[1::2], strict=True):
@@ -213,25 +221,40 @@ def merge_pairs(cfg: CN, pairs: Sequence[str], allow_new_sections: bool = False)
             value = as_number(load(text, f'{key} {brief(text)!r} (quote lists, as in "[36,43,50]")'))
         for part in reversed(key.split(".")):
             value = {part: value}
-        merge(cfg, value, "command line", allow_new_sections)
+        is_meant = allow_new_sections and (mentions is None or all(map(mentions, key.split("."))))
+        merge(cfg, value, "command line", is_meant, mentions)
 
 
-def merge(cfg: CN, values: dict[str, Any], source: str, allow_new_sections: bool = False, prefix: str = "") -> None:
+def merge(
+    cfg: CN,
+    values: dict[str, Any],
+    source: str,
+    allow_new_sections: bool = False,
+    mentions: Callable[[str], bool] | None = None,
+    prefix: str = "",
+) -> None:
     """Merge nested `values` into `cfg`, checked against the keys and types there.
 
-    `allow_new_sections`: accept sections that `cfg` lacks, for a user's own distiller. Raises UserError for an
-    unknown key, naming the nearest, and for a value of another type.
+    `allow_new_sections`: accept sections that `cfg` lacks, for a user's own distiller; `mentions`: in the known
+    ones, accept new keys of these names. Raises UserError for an unknown key, naming the nearest, and for a value of
+    another type.
     """
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in cfg:
-            if allow_new_sections and (not prefix or prefix.split(".")[0] not in CFG):
+            is_of_new_section = not prefix or prefix.split(".")[0] not in CFG
+            if allow_new_sections if is_of_new_section else (mentions is not None and mentions(key)):
                 cfg[key] = CN(value) if isinstance(value, dict) else value
                 continue
             raise UserError(f"unknown config key {brief(name)!r} in {source}{nearest(name, [*CFG, *leaves(CFG)])}")
         if isinstance(cfg[key], CN):
             if not isinstance(value, dict):
                 raise UserError(f"{name} in {source} is a section; expected {name}.KEY VALUE, not {brief(repr(value))}")
-            merge(cfg[key], value, source, allow_new_sections, f"{name}.")
+            merge(cfg[key], value, source, allow_new_sections, mentions, f"{name}.")
         else:
             cfg[key] = coerce(name, value, cfg[key], source)
+
+
+def show_cfg(cfg: CN) -> None:
+    """Print the whole config, as scripts written for MDistiller do."""
+    print(dump(cfg), end="")

@@ -111,7 +111,7 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
     if flags.demo:
         run_demo(cfg, benchmark, device, utils)
         return
-    print_commands(run_experiment(cfg, benchmark, device, utils)[1])
+    print_commands(run_experiment(cfg, benchmark, device, utils, source=flags.cfg)[1])
 
 
 def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:

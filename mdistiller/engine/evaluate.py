@@ -120,7 +120,7 @@ class Evaluator:
         """The config that says which data `file` is evaluated on, and all that its `meta` says."""
         cfg, source = config.config_for(self.plain), f"the meta of {file.path}"
         cfg.DATASET.TYPE = file.dataset
-        config.merge(cfg, parse_yaml(file.meta.get("config", ""), source), source, allow_new_sections=True)
+        config.merge(cfg, parse_yaml(file.meta.get("config", ""), source), source, True, mentions=lambda key: True)
         config.merge_pairs(cfg, self.pairs)
         fill_defaults(cfg.DATASET)
         config.check(cfg, self.plain)

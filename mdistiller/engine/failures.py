@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mdistiller.distillers._folder import described, line_of
+from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.errors import UserError
 
 from .metrics import NotFinite
@@ -62,6 +64,9 @@ def explain_training(error: Exception, trainer: Any) -> UserError | None:
         what = str(error)
     elif isinstance(error, torch.linalg.LinAlgError):  # of weights that are no longer finite, more likely than not
         what = first_term_not_finite(trainer) or f"a matrix of {type(trainer.distiller).__name__}"
+    elif isinstance(trainer.distiller, ForeignDistiller) and (line_of(error) or not isinstance(error, OSError)):
+        # raised in the file, or later by the tensors that it made
+        return UserError(f"{type(trainer.distiller).__name__} fails in epoch {trainer.epoch}: {described(error)}")
     else:
         return None
     epoch, last = trainer.epoch, trainer.files.last

@@ -170,12 +170,15 @@ class TwoGradientMinimiser(Minimiser):
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
         if TASK_LOSS not in losses:
             raise UserError(f"SOLVER.TRAINER dot needs a loss called {TASK_LOSS!r}, not only {', '.join(losses)}")
-        found = torch.autograd.grad(losses[TASK_LOSS], self.parameters, retain_graph=True, allow_unused=True)
+        active = {name: loss for name, loss in losses.items() if loss.requires_grad}  # a number is a loss, too
+        found: Iterable[torch.Tensor | None] = ()
+        if TASK_LOSS in active:
+            found = torch.autograd.grad(active[TASK_LOSS], self.parameters, retain_graph=True, allow_unused=True)
         collected = self.optimizer.task_gradients
-        for p, gradient in zip(self.parameters, found, strict=True):
+        for p, gradient in zip(self.parameters, found, strict=False):
             if gradient is not None:
                 collected[p] = collected[p] + gradient if p in collected else gradient
-        if distillation := [loss for name, loss in losses.items() if name != TASK_LOSS]:
+        if distillation := [loss for name, loss in active.items() if name != TASK_LOSS]:
             total(distillation).backward()
 
     def step(self) -> None:

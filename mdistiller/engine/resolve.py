@@ -78,14 +78,14 @@ def resolved(
     method = distillers.find_method(chosen["TYPE"])
     cfg = config.config_for(method)
     for path, values in layers or read_layers(find_preset(benchmark, method, chosen), config.TEXT_KEYS):
-        config.merge(cfg, values, f"config {path}", method.takes_new_sections)
+        config.merge(cfg, values, f"config {path}", method.takes_new_sections, method.mentions)
     if choices.seed is not None:
         cfg.EXPERIMENT.SEED = choices.seed
     if choices.fast:
         cfg.SOLVER.update(fastest_settings(device))
     if choices.teacher_weights:
         cfg.DISTILLER.TEACHER_WEIGHTS = str(choices.teacher_weights)
-    config.merge_pairs(cfg, choices.pairs, method.takes_new_sections)
+    config.merge_pairs(cfg, choices.pairs, method.takes_new_sections, method.mentions)
     cfg.DISTILLER.update(chosen)
     cfg.DISTILLER.TEACHER = models.canonical_name(benchmark.models, cfg.DISTILLER.TEACHER)
     config.check(cfg, method)  # before what follows takes any path or number for good
@@ -99,8 +99,12 @@ def resolved(
 
 
 def find_preset(benchmark: Benchmark, method: type[distillers.Distiller], chosen: dict[str, str]) -> Path:
-    """The YAML of a method and pair, else of the method and student, else of the method, else of plain training."""
-    name, plain = method.__name__, distillers.find_method(PLAIN_TRAINING).__name__
+    """The YAML of a method and pair, else of the method and student, else of the method, else of plain training.
+
+    A user's file has none of its own: what ships for a method that happens to have its name is not for it.
+    """
+    plain = distillers.find_method(PLAIN_TRAINING).__name__
+    name = plain if method.takes_new_sections else method.__name__
     pair, student = f"{name}-{chosen.get('TEACHER')}-{chosen['STUDENT']}", f"{name}-{chosen['STUDENT']}"
     candidates = [CONFIGS / benchmark.models / f"{stem}.yaml" for stem in (pair, student, name, plain)]
     return next((path for path in candidates if path.is_file()), candidates[-1])

@@ -68,11 +68,18 @@ def assemble(cfg: CN, student: nn.Module, teacher: nn.Module | None, train: Batc
 
 
 def run_experiment(
-    cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool = False, subfolder: str = ""
+    cfg: CN,
+    benchmark: Benchmark,
+    device: torch.device,
+    utils: Path,
+    baseline: bool = False,
+    subfolder: str = "",
+    source: str | None = None,
 ) -> tuple[Result, RunFiles]:
     """Train DISTILLER.STUDENT as the resolved `cfg` says; returns the best student's result and the run's files.
 
-    baseline: write to the folders of `train.py`, for networks without a teacher; subfolder: of the weights' folder.
+    baseline: write to the folders of `train.py`, for networks without a teacher; subfolder: of the weights' folder;
+    source: the --cfg file that the settings are from.
     Everything a user can get wrong raises UserError before the run's folders are made.
     """
     method = find_method(cfg.DISTILLER.TYPE)
@@ -128,6 +135,8 @@ def run_experiment(
         log.line(f"Running main with {running}", wrap=False)
         for line in describe_run(cfg, meta, data, {"teacher": teacher, "student": student}, files):
             log.line(line)
+        if method.takes_new_sections:
+            log.line(f"Settings: from {source}" if source else "Settings: defaults, as there is no --cfg")
         if teacher is not None:
             log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
             log.line(f"Teacher's Top-1 Accuracy: {teacher_top1:.2f}, SHA-256 {cfg.DISTILLER.TEACHER_SHA256[:16]}")

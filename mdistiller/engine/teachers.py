@@ -12,23 +12,15 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.dataset import IMAGENET_WNIDS, fill_defaults
 from mdistiller.errors import UserError
+from mdistiller.models.published import TORCHVISION_NAMES, cifar_teacher
 
 from .cfg import CFG
 from .identity import is_same_data
 from .index import Benchmark
-from .runs import BASELINE_FOLDERS, PROJECT, baseline_weights, published_weights, shown
+from .runs import BASELINE_FOLDERS, baseline_weights, published_weights, shown
 from .weights import read_weights, rows_of
 
 USEFUL_SHARE = 0.1  # of the way from chance to 100 %, which a teacher has gone at least
-
-# Our names of the networks that torchvision has, and its own.
-TORCHVISION_NAMES = {
-    "ResNet18": "resnet18",
-    "ResNet34": "resnet34",
-    "ResNet50": "resnet50",
-    "ResNet101": "resnet101",
-    "MobileNetV2": "mobilenet_v2",
-}
 
 
 def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: dict[str, Any]) -> tuple[Path, list[str]]:
@@ -49,7 +41,7 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
     if same or fitting:
         best = max(same or fitting, key=lambda candidate: candidate.top1)
         return best.path, [] if same else [f"Warning: the teacher's weights {shown(best.path)} are of other data"]
-    mdistillers = PROJECT / "download_ckpts" / "cifar_teachers" / f"{name}_vanilla" / "ckpt_epoch_240.pth"
+    mdistillers = Path(cifar_teacher(name))
     if benchmark.models == "cifar100" and mdistillers.is_file():
         return mdistillers, []
     published = published_weights(folder, name)

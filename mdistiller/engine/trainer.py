@@ -84,7 +84,9 @@ class Trainer:
         speed = {"images_per_second": train.images / seconds, "seconds": seconds}
         tops = {"teacher_top1": self.meta.get("teacher_top1"), "best_top1": max(judged.top1, self.best.top1)}
         row = {"epoch": self.epoch, "lr": self.optimizer.lr, **train.row("train"), **judged.row(self.split)}
-        self.log.epoch({**dict.fromkeys(COLUMNS), **row, **speed, **tops, **terms})
+        known = {**dict.fromkeys(COLUMNS), **row, **speed, **tops}
+        # A user's distiller file may call a term as a column is called.
+        self.log.epoch(known | {f"loss_{name}" if name in known else name: value for name, value in terms.items()})
 
     def save(self, judged: Result) -> None:
         """Keep the student where it is the best so far, and always what the next epoch starts from."""

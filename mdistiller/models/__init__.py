@@ -19,8 +19,17 @@ from torch import nn
 from mdistiller.errors import UserError, nearest
 from mdistiller.models import cifar, imagenet
 from mdistiller.models._common import Features
+from mdistiller.models.published import cifar_model_dict, imagenet_model_dict, tiny_imagenet_model_dict
 
-__all__ = ["Features", "build_model", "canonical_name", "model_names"]
+__all__ = [
+    "Features",
+    "build_model",
+    "canonical_name",
+    "cifar_model_dict",
+    "imagenet_model_dict",
+    "model_names",
+    "tiny_imagenet_model_dict",
+]
 
 _NETWORKS: dict[str, dict[str, Callable[..., nn.Module]]] = {
     "cifar100": cifar.NETWORKS,
