@@ -63,8 +63,8 @@ def check_file(file: BinaryIO, path: Path) -> str:
         ) from error
     except HoldsCode as error:
         raise UserError(
-            f"weights {path} hold code or objects beside tensors ({str(error)[:100]}), as a whole pickled network does, "
-            "which is not loaded; save them again with torch.save(model.state_dict(), file)"
+            f"weights {path} hold code or objects beside tensors ({str(error)[:100]}), as of a whole network, "
+            "which are not loaded; save them again with torch.save(model.state_dict(), file)"
         ) from error
     except UserError:
         raise

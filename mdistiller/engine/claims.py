@@ -170,7 +170,10 @@ STAND_INS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Claims(pickle._Unpickler):
+_Unpickler: Any = pickle._Unpickler  # the one in Python, whose steps can be looked at, and whose memory is bounded
+
+
+class Claims(_Unpickler):
     """Reads one pickle after another from `file`; storages: the most bytes that are claimed of each, by its key."""
 
     def __init__(self, file: Any):
@@ -238,7 +241,7 @@ class Claims(pickle._Unpickler):
         super().load_newobj()
 
     dispatch = {
-        **{code: read for code, read in pickle._Unpickler.dispatch.items() if bytes([code]) not in OTHERS},
+        **{code: read for code, read in _Unpickler.dispatch.items() if bytes([code]) not in OTHERS},
         pickle.NEWOBJ[0]: load_newobj,
         pickle.REDUCE[0]: load_reduce,
         pickle.BUILD[0]: load_build,

@@ -21,10 +21,11 @@ from .describe import print_commands
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
 from .failures import explain
 from .index import BENCHMARKS, Benchmark
+from .lines import printable
 from .resolve import Choices, baseline_config, distillation_config
 from .run import run_experiment, select_device
 from .runs import CONFIGS
-from .tables import format_classes, format_table, place, printable, write_classes, write_table
+from .tables import format_classes, format_table, place, write_classes, write_table
 from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
 from .values import dump
 

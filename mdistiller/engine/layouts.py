@@ -98,12 +98,16 @@ def compared(
     common = [name for name in expected if name in tensors and not name.endswith(COUNTER)]
     wanted = sum(not name.endswith(COUNTER) for name in expected)
     has_shapes = all(
-        tensors[name].shape == expected[name].shape
-        or (name in classifier and tensors[name].shape[1:] == expected[name].shape[1:] and tensors[name].dim() > 0)
+        tensors[name].shape == expected[name].shape or (name in classifier and is_alike(tensors[name], expected[name]))
         for name in common
     )
     fits = len(common) == wanted and tensors.keys() <= expected.keys() and has_shapes
     return Candidate(place, prefix, tensors, fits, len(common))
+
+
+def is_alike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether the tensors of a last layer differ in their number of classes at most."""
+    return tensor.dim() > 0 and tensor.shape[1:] == other.shape[1:]
 
 
 def are_equal(tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:

@@ -13,6 +13,11 @@ LONG_WORD = LINE - len("Teacher's weights: ")  # what is left of a path too long
 PIECE = re.compile(r".{1,79}/|.{1,80}")  # of a long path, which ends with a folder where it can
 
 
+def printable(text: object) -> str:
+    """`text`, which may come from anyone's file, with what a terminal would act on, or not show, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def shortened(text: str, width: int) -> str:
     """`text` in at most `width` columns, dots in place of what is left out of its middle; the end tells the most."""
     if len(text) <= width:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .evaluate import Evaluation
+from .lines import printable
 from .runs import shown
 from .weights import atomic_write
 
@@ -21,11 +22,6 @@ HEADER = "dataset", "teacher", "student", "method", "seed", "epoch", "top-1", "t
 CLASS_HEADER = "class", "images", "top-1"
 CONFUSION_HEADER = "true", "taken for", "count", "share"
 NUMBERS = "seed", "epoch", "top-1", "top-5", "loss", "images", "count", "share"  # set to the right
-
-
-def printable(text: Any) -> str:
-    """`text`, which may come from anyone's file, with what a terminal would act on, or not show, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def columns_of(text: str) -> int:

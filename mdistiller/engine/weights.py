@@ -18,7 +18,7 @@ from mdistiller.errors import UserError
 from mdistiller.files import open_regular
 
 from .archive import check_file
-from .layouts import COUNTER, find_state_dict, known_meta
+from .layouts import COUNTER, find_state_dict, is_alike, known_meta
 
 KNOWN_TYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 SCALAR = np.float64(0).__reduce__()[0]  # what a pickle makes NumPy numbers with
@@ -32,6 +32,7 @@ SAFE_TYPES: list[Any] = [
     (SCALAR, "numpy.core.multiarray.scalar"),
     (SCALAR, "numpy._core.multiarray.scalar"),
 ]
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of the weight file `path`, on the CPU.
@@ -80,8 +81,8 @@ def read_weights(path: str | Path, network: nn.Module | None = None) -> tuple[di
         raise UserError(f"weights {path} hold no state dict of plain tensors; expected one, bare or under 'model'")
     if len(found) > 1:
         raise UserError(
-            f"weights {path} hold {len(found)} state dicts that fit and differ, {found[0]} and {found[1]}; save the one "
-            "that you mean with torch.save"
+            f"weights {path} hold {len(found)} state dicts that fit and differ, {found[0]} and {found[1]}; save the "
+            "one that you mean with torch.save"
         )
     return dict(found[0].tensors), known_meta(content)
 
@@ -155,7 +156,7 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
     if classes is not None:
         known = weights_classes(state_dict, meta, network)
         rows = rows_of(classes, known)
-        if rows is not None:
+        if known is not None and rows is not None:
             check_scores(state_dict, known, network, path)
             state_dict |= {name: state_dict[name][rows] for name in classifier_names(network) if name in state_dict}
         elif known is not None and ("classes" in meta.get("dataset", {}) or len(known) == len(classes)):
@@ -171,15 +172,15 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
         )
     wrong = [key for key in expected if state_dict[key].shape != expected[key].shape]
     classifier = classifier_names(network)
-    if wrong and set(wrong) <= set(classifier) and all(state_dict[key].dim() for key in classifier):
+    if wrong and set(wrong) <= set(classifier) and all(is_alike(state_dict[key], expected[key]) for key in classifier):
         theirs, ours = len(state_dict[classifier[-1]]), len(expected[classifier[-1]])
         raise UserError(
             f"weights {path} are for {theirs} classes, the data has {ours}; name weights trained on this data"
         )
     if wrong:
-        theirs, ours = tuple(state_dict[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+        shape, expected_shape = tuple(state_dict[wrong[0]].shape), tuple(expected[wrong[0]].shape)
         raise UserError(
-            f"weights {path} are not {name}'s: {wrong[0]} has shape {theirs}, expected {ours}; "
+            f"weights {path} are not {name}'s: {wrong[0]} has shape {shape}, expected {expected_shape}; "
             "name the network that they belong to, or its own weights"
         )
     numbers = {key: as_numbers(value, expected[key].dtype, key, path) for key, value in state_dict.items()}

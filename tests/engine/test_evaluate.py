@@ -117,7 +117,7 @@ def test_rows_are_sorted_by_data_and_pair_then_the_best_first(script, save, tmp_
     save(run="z", dataset={"type": "folder", "classes": ["cat", "dog"]}, config=config)
     for number, teacher in enumerate(["resnet56", "resnet14", "resnet14", "resnet14"]):
         save(run=f"run{number}", seed=number, teacher=teacher)
-    rows = rows_of(script(evaluation_main).out)
+    rows = rows_of(script(evaluation_main, "DATASET.ROOT", root).out)
     assert [row[:2] for row in rows] == [
         ["folder", "resnet14"],
         *3 * [["synthetic", "resnet14"]],
@@ -132,8 +132,8 @@ def test_dataset_shows_exactly_the_students_on_such_data(script, save, tmp_path)
     config = yaml.safe_dump({"DATASET": {"TYPE": "folder", "ROOT": str(root)}})
     save()
     save(run="pets", dataset={"type": "folder", "classes": ["cat", "dog"]}, config=config)
-    for dataset in ("synthetic", "folder"):
-        (row,) = rows_of(script(evaluation_main, "--dataset", dataset).out)
+    for dataset, pairs in {"synthetic": [], "folder": ["DATASET.ROOT", root]}.items():
+        (row,) = rows_of(script(evaluation_main, "--dataset", dataset, *pairs).out)
         assert row[0] == dataset and script.status == 0
     script(evaluation_main, "--dataset", "cifar100").fails_with("no students on cifar100", "some on folder, synthetic")
     script(evaluation_main, "--dataset", "pets").fails_with("'pets'", "'tiny_imagenet'")
