@@ -139,7 +139,7 @@ def _tensor(storage, offset, size, stride, requires_grad=False, hooks=None, *res
     stored = storage[0] * storage[1] // (item_bytes or storage[0])
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if math.prod(size) > stored or (math.prod(size) and last >= stored):
-        raise Unfounded(f"a tensor of {math.prod(size):.4g} numbers has {stored} in the file")
+        raise Unfounded(f"a tensor of {math.prod(size):.4g} numbers is not within the {stored} stored")
     return _Tensor()
 
 

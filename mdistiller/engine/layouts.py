@@ -84,7 +84,7 @@ def by_prefix(
 ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
     """`tensors` as they are and, for each prefix that the last name of the network has there, those that have it."""
     yield "", tensors
-    last = next((name for name in reversed(expected) if not name.endswith(COUNTER)), None)
+    last = next((name for name in reversed(list(expected)) if not name.endswith(COUNTER)), None)
     prefixes = {name.removesuffix(last) for name in tensors if name.endswith(f".{last}")} if last else set()
     for prefix in sorted(prefixes, key=lambda prefix: (len(prefix), prefix))[:MOST_PREFIXES]:
         yield prefix, {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
