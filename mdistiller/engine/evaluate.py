@@ -133,17 +133,19 @@ class Evaluator:
         except UserError as error:
             raise UserError(f"the meta of {file.path} is not used: {error}, or the same key typed by you") from error
         if cfg.DATASET.TYPE == "folder" and not cfg.DATASET.ROOT:
-            raise UserError(
-                f"{file.path} was trained on a folder of images; add DATASET.ROOT FOLDER, the one that has its test "
-                "images in test/ or val/"
-            )
+            theirs = self._config_in(file).get("DATASET")
+            was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
+            raise UserError(f"{file.path} is of a folder of images; type DATASET.ROOT FOLDER to test it on one{was}")
         fill_defaults(cfg.DATASET)
         config.check(cfg, self.plain)
         return cfg
 
+    def _config_in(self, file: WeightFile) -> dict[str, Any]:
+        return parse_yaml(file.meta.get("config", ""), f"the meta of {file.path}")
+
     def _said(self, file: WeightFile) -> dict[str, Any]:
         """Of the config in the file's `meta` what says how images are tested, not where they are or what reads them."""
-        values = parse_yaml(file.meta.get("config", ""), f"the meta of {file.path}")
+        values = self._config_in(file)
         said: dict[str, Any] = {}
         for section, keys in SAID.items():
             if isinstance(theirs := values.get(section), dict):
