@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from mdistiller.dataset import DATASETS, Data, ImageSet
+from mdistiller.dataset import Data, ImageSet
 from mdistiller.dataset.streaming import available_cores
 from mdistiller.distillers import find_method
 
@@ -22,7 +22,6 @@ from .effects import read_keys
 from .lines import LABEL, LINE, command, count, duration, fitted, shortened
 from .optim import TWO_GRADIENTS
 from .runs import BASELINE_FOLDERS, PROJECT, RunFiles, shown
-from .values import read_yaml
 
 HEAD_LINES, METHOD_LINES = 15, 2  # at most, and of them at least for the method's settings
 LONGEST_NAME, LONGEST_ROOT = 24, 40
@@ -214,17 +213,9 @@ def commands(files: RunFiles) -> list[str]:
     test = shown(PROJECT / "test.py") if (PROJECT / "test.py").is_file() else "test.py"
     return [
         *command("Repeat:", "python", shown(script), "--cfg", shown(files.config)),
-        *command("Evaluate:", "python", test, "--checkpoint", shown(files.best), *root_of(files.config)),
+        *command("Evaluate:", "python", test, "--checkpoint", shown(files.best)),
         *command("TensorBoard:", "tensorboard", "--logdir", shown(link_runs(utils))),
     ]
-
-
-def root_of(config: Path) -> list[str]:
-    """`DATASET.ROOT FOLDER` of a run's saved config, where that is not the place of its type of data."""
-    dataset = read_yaml(config)["DATASET"] if config.is_file() else {}
-    kind, root = dataset.get("TYPE"), dataset.get("ROOT", "")
-    has_default = kind in DATASETS and kind != "folder" and os.path.realpath(DATASETS[kind].root) == root
-    return [] if has_default or not root or kind == "synthetic" else ["DATASET.ROOT", shown(Path(root))]
 
 
 def print_commands(files: RunFiles) -> None:

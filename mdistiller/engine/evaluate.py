@@ -18,8 +18,8 @@ from . import cfg as config
 from .effects import check_evaluation
 from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
-from .runs import BASELINE_FOLDERS, BEST, LAST, published_names, student_weights
-from .values import dump, parse_yaml
+from .runs import BASELINE_FOLDERS, BEST, LAST, published_names, saved_config, student_weights
+from .values import dump, parse_yaml, read_yaml
 from .weights import check_scores, load_weights, read_meta, read_weights, rows_of, weights_classes
 
 # What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
@@ -127,6 +127,10 @@ class Evaluator:
         cfg = config.config_for(self.plain)
         cfg.DATASET.TYPE = file.dataset
         config.merge(cfg, self._said(file), f"the meta of {file.path}")
+        if "DATASET.ROOT" not in self.pairs[::2] and (saved := saved_config(file.path, file.meta.get("run", ""))):
+            own = read_yaml(saved).get("DATASET", {})  # which was written here, unlike the file's
+            if isinstance(own, dict) and own.get("TYPE") == file.dataset:
+                cfg.DATASET.ROOT = str(own.get("ROOT", ""))
         config.merge_pairs(cfg, self.pairs)
         try:
             require_all({key: check for key, check in MOST.items() if key not in self.pairs[::2]}, cfg)

@@ -1,5 +1,6 @@
 """Every path and name of a run, and which run has the published name."""
 
+import glob
 import os
 import time
 from collections.abc import Iterable
@@ -56,6 +57,14 @@ def student_weights(utils: Path) -> list[Path]:
     folders = dict.fromkeys(folders_of(method)[1] for method in DISTILLERS.values())
     found = [path for folder in folders for path in sorted((utils / folder).rglob("*.pth"))]
     return [path for path in found if path.name != LAST]
+
+
+def saved_config(weights: Path, run: str) -> Path | None:
+    """The config that the run called `run` saved in the `Utils` folder that `weights` lie below, where it is there."""
+    if Path(run).name != run:
+        return None
+    name = f"*_train_log/experiment_*_{glob.escape(run)}.yaml"
+    return next((path for folder in weights.absolute().parents[1:4] for path in folder.glob(name)), None)
 
 
 @dataclass(frozen=True)

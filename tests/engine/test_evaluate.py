@@ -453,3 +453,21 @@ def test_a_special_file_among_the_students_is_one_line_after_the_table(script, s
     script(evaluation_main)
     assert len(rows_of(script.out)) == 1 and script.status == 2
     assert [line.startswith("error: cannot read weights") for line in script.err.splitlines()] == [True, True]
+
+
+def test_the_config_beside_the_log_says_where_images_are(script, save, tmp_path):
+    root = folder_of_images(tmp_path / "pets")
+    save(run="pets", dataset={"type": "folder", "classes": ["cat", "dog"]}, config="")
+    (script.utils / "distiller_train_log").mkdir()
+    path = script.utils / "distiller_train_log" / "experiment_cifar-100_pets.yaml"
+    path.write_text(f"DATASET: {{TYPE: folder, ROOT: {root}}}")
+    assert script(evaluation_main).status == 0, script.err
+
+
+@pytest.mark.parametrize("run", ["../../*", "*", "[", "/etc/passwd", "a\0b", ""])
+def test_the_name_of_a_run_finds_no_config_but_its_own(script, save, run):
+    save("w.pth", run=run)
+    (script.utils / "distiller_train_log").mkdir()
+    path = script.utils / "distiller_train_log" / "experiment_cifar-100_other.yaml"
+    path.write_text("DATASET: {TYPE: folder, ROOT: elsewhere}")
+    assert script(evaluation_main).status == 0, script.err
