@@ -34,9 +34,10 @@ SAFE_TYPES: list[Any] = [
 ]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, stays: bool = False) -> dict[str, Any]:
     """The content of the weight file `path`, on the CPU.
 
+    stays: the file is not written to while the content is used, whose tensors then are read when they are needed.
     Raises UserError, in one line that names the file, for what is missing, no weight file, damaged, or holds code.
     """
     path = Path(path)
@@ -50,7 +51,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(SAFE_TYPES), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=stays and kind == "zip")
     except Exception as error:  # torch raises a dozen types for a damaged file
         raise UserError(f"weights {path} are damaged or truncated; download or train them again") from error
     if not isinstance(content, dict):
@@ -75,7 +76,7 @@ def read_weights(path: str | Path, network: nn.Module | None = None) -> tuple[di
     A bare state dict, or one in nested dicts; its names may have a prefix, such as those of DataParallel and of a
     distiller. network: whose state dict is meant, where the file has several; its names then have no prefix.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, stays=True)
     found = find_state_dict(content, network)
     if not found:
         raise UserError(f"weights {path} hold no state dict of plain tensors; expected one, bare or under 'model'")

@@ -471,3 +471,8 @@ def test_the_name_of_a_run_finds_no_config_but_its_own(script, save, run):
     path = script.utils / "distiller_train_log" / "experiment_cifar-100_other.yaml"
     path.write_text("DATASET: {TYPE: folder, ROOT: elsewhere}")
     assert script(evaluation_main).status == 0, script.err
+
+
+def test_a_config_in_a_file_whose_aliases_multiply_is_one_line(script, save):
+    lines = ["a0: &a0 [1, 2]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 6))]
+    script(evaluation_main, "--checkpoint", config_in(save, "\n".join(lines))).fails_with("the meta of", "best.pth")
