@@ -38,12 +38,12 @@ CONFIGS = st.sampled_from(["a: [", "DATASET: 5", "DATASET: {ROOT: /x, SYNTHETIC:
 
 
 @st.composite
-def tensors(draw):
-    """Plain tensors of any type and shape, and others."""
+def tensors(draw, shape=None):
+    """Plain tensors of any type, and others; of the `shape`, where one is given, or any."""
     kind = draw(
         st.sampled_from(["plain", "plain", "bad", "expanded", "strided", "sparse", "meta", "parameter", "conj"])
     )
-    shape, dtype = draw(SHAPES), getattr(torch, draw(TYPES))
+    shape, dtype = draw(SHAPES) if shape is None else shape, getattr(torch, draw(TYPES))
     if dtype == torch.bits8:
         return torch.zeros(shape, dtype=torch.uint8).view(dtype)
     value = torch.ones(shape).to(dtype)
@@ -85,7 +85,9 @@ def contents(draw):
         if change == "gone":
             weights.pop(name, None)
         else:
-            weights[name if change != "more" else draw(KEYS)] = draw(VALUES if change == "value" else tensors())
+            weights[name if change != "more" else draw(KEYS)] = draw(
+                VALUES if change == "value" else tensors(draw(st.sampled_from([None, WEIGHTS[name].shape])))
+            )
     content = weights
     for _ in range(draw(st.integers(0, 3))):
         change = draw(st.sampled_from(["prefix", "nest", "beside", "value"]))
