@@ -13,7 +13,7 @@ from yacs.config import CfgNode as CN
 from mdistiller import models
 from mdistiller.dataset import DATASETS
 from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, find_method
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, printable
 
 from .cfg import used_sections
 from .demo import run_demo
@@ -25,7 +25,7 @@ from .index import BENCHMARKS, Benchmark
 from .resolve import Choices, baseline_config, distillation_config
 from .run import run_experiment, select_device
 from .runs import CONFIGS
-from .tables import format_classes, format_table, place, printable, write_classes, write_table
+from .tables import format_classes, format_table, place, write_classes, write_table
 from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
 from .values import dump
 

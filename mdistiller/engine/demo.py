@@ -15,7 +15,7 @@ from .run import run_experiment
 from .runs import BASELINE_FOLDERS, published_weights
 from .tables import align
 from .values import dump, parse_yaml
-from .weights import read_weights
+from .weights import read_meta
 
 SUBFOLDER = "demo"  # keeps the demo's teacher apart from real ones
 
@@ -56,7 +56,7 @@ def baseline_of(cfg: CN, network: str) -> CN:
 def accuracy_of(weights: Path, cfg: CN) -> float | None:
     """Top-1 of the network at `weights`, if it was trained as `cfg` says."""
     try:
-        _, meta = read_weights(weights)
+        meta = read_meta(weights)
         then = parse_yaml(meta.get("config", ""), "config")
     except UserError:
         return None

@@ -1,6 +1,5 @@
 """Evaluation of finished weight files: which there are, and what each reaches."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode as CN
 
+from mdistiller.checks import Check, require_all
 from mdistiller.dataset import Data, build_data, fill_defaults
 from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
@@ -18,9 +18,16 @@ from . import cfg as config
 from .effects import check_evaluation
 from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
-from .runs import BASELINE_FOLDERS, BEST, LAST, student_weights
-from .values import dump, parse_yaml
-from .weights import load_weights, read_weights, rows_of, weights_classes
+from .runs import BASELINE_FOLDERS, BEST, LAST, published_names, saved_config, student_weights
+from .values import dump, parse_yaml, read_yaml
+from .weights import check_scores, load_weights, read_meta, read_weights, rows_of, weights_classes
+
+# What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
+SAID = {"DATASET": ("IMAGE_SIZE", "MEAN", "STD", "NUM_CLASSES", "SYNTHETIC"), "EXPERIMENT": ("SEED",)}
+MOST = {
+    "DATASET.IMAGE_SIZE": Check(lambda side: side <= 2048, "a side of at most 2048 pixels"),
+    "DATASET.SYNTHETIC.TEST_IMAGES": Check(lambda count: count <= 10**5, "at most 100000"),
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def find_weights(project: Path, dataset: str | None = None, every: bool = False)
 
 def weight_file(path: Path, dataset: str) -> WeightFile:
     """What the file at `path` tells of itself; it was trained on `dataset` where it does not tell."""
-    _, meta = read_weights(path)
+    meta = read_meta(path)
     kind = meta.get("dataset", {}).get("type")
     return WeightFile(path, meta, kind if isinstance(kind, str) else dataset)
 
@@ -93,8 +100,7 @@ def one_a_run(files: Sequence[WeightFile]) -> list[WeightFile]:
 
 def name_in_file(path: Path, models: str) -> str | None:
     """The network that a published file name, `best_model_weights_{network}[_{distiller}].pth`, tells."""
-    match = re.fullmatch(r"best_model_weights_(.+)", path.stem)
-    parts = match[1].split("_") if match else []
+    parts = (published_names(path) or "").split("_")
     for length in range(len(parts), 0, -1):
         try:
             return canonical_name(models, "_".join(parts[:length]))
@@ -118,13 +124,37 @@ class Evaluator:
 
     def config_of(self, file: WeightFile) -> CN:
         """The config that says which data `file` is evaluated on, and all that its `meta` says."""
-        cfg, source = config.config_for(self.plain), f"the meta of {file.path}"
+        cfg = config.config_for(self.plain)
         cfg.DATASET.TYPE = file.dataset
-        config.merge(cfg, parse_yaml(file.meta.get("config", ""), source), source, True, mentions=lambda key: True)
+        config.merge(cfg, self._said(file), f"the meta of {file.path}")
+        if "DATASET.ROOT" not in self.pairs[::2] and (saved := saved_config(file.path, file.meta.get("run", ""))):
+            own = read_yaml(saved).get("DATASET", {})  # which was written here, unlike the file's
+            if isinstance(own, dict) and own.get("TYPE") == file.dataset:
+                cfg.DATASET.ROOT = str(own.get("ROOT", ""))
         config.merge_pairs(cfg, self.pairs)
+        try:
+            require_all({key: check for key, check in MOST.items() if key not in self.pairs[::2]}, cfg)
+        except UserError as error:
+            raise UserError(f"the meta of {file.path} is not used: {error}, or the same key typed by you") from error
+        if cfg.DATASET.TYPE == "folder" and not cfg.DATASET.ROOT:
+            theirs = self._config_in(file).get("DATASET")
+            was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
+            raise UserError(f"{file.path} is of a folder of images; type DATASET.ROOT FOLDER to test it on one{was}")
         fill_defaults(cfg.DATASET)
         config.check(cfg, self.plain)
         return cfg
+
+    def _config_in(self, file: WeightFile) -> dict[str, Any]:
+        return parse_yaml(file.meta.get("config", ""), f"the meta of {file.path}")
+
+    def _said(self, file: WeightFile) -> dict[str, Any]:
+        """Of the config in the file's `meta` what says how images are tested, not where they are or what reads them."""
+        values = self._config_in(file)
+        said: dict[str, Any] = {}
+        for section, keys in SAID.items():
+            if isinstance(theirs := values.get(section), dict):
+                said[section] = {key: theirs[key] for key in keys if key in theirs}
+        return said
 
     def data_of(self, cfg: CN) -> Data:
         """The test images that `cfg` names."""
@@ -151,10 +181,10 @@ class Evaluator:
     def evaluate(self, file: WeightFile, title: str, per_class: bool = False) -> Evaluation:
         """What `file` reaches. title: of the progress bar; per_class: count what is taken for what."""
         path, meta, cfg = file.path, file.meta, self.config_of(file)
-        state_dict, _ = read_weights(path)
         models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
         name = self.network or meta.get("network") or name_in_file(path, models)
         if name is None:
+            read_meta(path)  # which says why, where nothing can be read
             names = ", ".join(model_names(models))
             raise UserError(f"{path} does not tell its network; add --model with one of {names}")
         name = canonical_name(models, name)
@@ -162,22 +192,23 @@ class Evaluator:
         data = self.data_of(cfg)
         # A network of more classes than the data has is tested as it is: any class may win, wrong ones included.
         model, classes, columns = build_model(models, name, data.num_classes), data.classes, None
+        state_dict, _ = read_weights(path, model)
         known = weights_classes(state_dict, meta, model)
         if known is not None and (rows := rows_of(classes, known)):
+            check_scores(state_dict, known, model, path)
             model, classes = build_model(models, name, len(known)), known
             columns = torch.tensor(rows, device=self.device)
         load_weights(model, path, name, classes)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         confusion = torch.zeros(2 * [len(classes)], dtype=torch.int64, device=self.device) if per_class else None
         result = evaluate(model, data.test, columns, confusion, title)
-        has_seed = "SEED" in parse_yaml(meta.get("config", ""), str(path)).get("EXPERIMENT", {})
         return Evaluation(
             file=path,
             dataset=cfg.DATASET.TYPE,
             teacher=meta.get("teacher"),
             student=name,
             method=meta.get("distiller"),
-            seed=cfg.EXPERIMENT.SEED if has_seed else None,
+            seed=cfg.EXPERIMENT.SEED if "SEED" in self._said(file).get("EXPERIMENT", {}) else None,
             epoch=meta.get("epoch"),
             chosen_by=None if meta.get("chosen_by") == "test" else meta.get("chosen_by"),
             result=result,

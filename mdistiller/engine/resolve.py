@@ -1,5 +1,6 @@
 """From what a user chose to the config that runs: read once, filled, checked and frozen here."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def resolved(
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
     if cfg.DISTILLER.TEACHER_WEIGHTS:
-        cfg.DISTILLER.TEACHER_WEIGHTS = str(Path(cfg.DISTILLER.TEACHER_WEIGHTS).resolve())
+        cfg.DISTILLER.TEACHER_WEIGHTS = os.path.realpath(cfg.DISTILLER.TEACHER_WEIGHTS)
     check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)
     cfg.freeze()
     return cfg

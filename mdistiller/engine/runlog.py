@@ -9,7 +9,7 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, printable
 
 from .board import link_runs, write_settings
 from .cfg import CFG
@@ -82,7 +82,7 @@ class RunLog:
     def line(self, message: str, wrap: bool = True) -> None:
         """Tell `message` in lines that fit a terminal, or in one where others count on its wording."""
         for line in as_lines(message, self.folder) if wrap else [message]:
-            self.logger.info(line)
+            self.logger.info(printable(line))
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Record an epoch: the values of COLUMNS, None for what is not known, then each loss term, which may come late.
@@ -118,7 +118,7 @@ class RunLog:
         if error is not None:
             log_file, _ = self.logger.handlers  # whoever catches the error tells the terminal
             for line in as_lines(f"Stopped: {error!r}", self.folder):
-                log_file.handle(self.logger.makeRecord("", logging.ERROR, "", 0, line, (), None))
+                log_file.handle(self.logger.makeRecord("", logging.ERROR, "", 0, printable(line), (), None))
         self.tensorboard.close()
         if self.wandb:
             self.wandb.finish(exit_code=0 if error is None else 1)

@@ -1,5 +1,7 @@
 """Every path and name of a run, and which run has the published name."""
 
+import glob
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from mdistiller.distillers import DISTILLERS, Distiller
 from mdistiller.errors import UserError
 
 from .identity import locked, why_kept
-from .weights import copy_file, read_weights, save_checkpoint
+from .weights import copy_file, read_meta, save_checkpoint
 
 PACKAGE = Path(mdistiller.__file__).resolve().parent
 PROJECT = PACKAGE.parent
@@ -20,6 +22,7 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PROJECT / "
 
 DISTILLATION_FOLDERS = "distiller_train_log", "model_distillation_pth"
 BASELINE_FOLDERS = "model_train_log", "model_pth"
+PUBLISHED = "best_model_weights_"
 BEST, LAST = "best.pth", "last.pth"
 
 
@@ -32,7 +35,13 @@ def folders_of(method: type[Distiller]) -> tuple[str, str]:
 
 def published_weights(folder: Path, *names: str) -> Path:
     """Where the best weights of a network, or of a student and its method, lie in a folder of weights."""
-    return folder / f"best_model_weights_{'_'.join(names)}.pth"
+    return folder / f"{PUBLISHED}{'_'.join(names)}.pth"
+
+
+def published_names(path: Path) -> str | None:
+    """The names, joined by `_`, that `published_weights` made the file name of `path` from; None for another name."""
+    start, _, names = path.stem.partition(PUBLISHED)
+    return names if names and not start else None
 
 
 def baseline_weights(utils: Path, network: str) -> list[Path]:
@@ -48,6 +57,14 @@ def student_weights(utils: Path) -> list[Path]:
     folders = dict.fromkeys(folders_of(method)[1] for method in DISTILLERS.values())
     found = [path for folder in folders for path in sorted((utils / folder).rglob("*.pth"))]
     return [path for path in found if path.name != LAST]
+
+
+def saved_config(weights: Path, run: str) -> Path | None:
+    """The config that the run called `run` saved in the `Utils` folder that `weights` lie below, where it is there."""
+    if Path(run).name != run:
+        return None
+    name = f"*_train_log/experiment_*_{glob.escape(run)}.yaml"
+    return next((path for folder in weights.absolute().parents[1:4] for path in folder.glob(name)), None)
 
 
 @dataclass(frozen=True)
@@ -113,8 +130,8 @@ def create_run(
 
 def shown(path: Path) -> str:
     """A path as a user would type it: relative where it lies below the working directory."""
-    path = Path(path)
-    return str(path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path)
+    real = Path(os.path.realpath(path))  # Path.resolve raises where a link points to itself
+    return str(real.relative_to(Path.cwd()) if real.is_relative_to(Path.cwd()) else path)
 
 
 def save_best(files: RunFiles, content: dict[str, Any]) -> str | None:
@@ -126,9 +143,9 @@ def save_best(files: RunFiles, content: dict[str, Any]) -> str | None:
     """
     save_checkpoint(content, files.best)
     with locked(files.published):
-        if files.published.exists():
+        if os.path.lexists(files.published):
             try:
-                _, other = read_weights(files.published)
+                other = read_meta(files.published)
             except UserError as error:
                 return f"Kept {files.published}: {error}"
             if reason := why_kept(other, content["meta"]):

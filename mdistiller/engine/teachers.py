@@ -12,15 +12,21 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.dataset import IMAGENET_WNIDS, fill_defaults
 from mdistiller.errors import UserError
-from mdistiller.models.published import TORCHVISION_NAMES, cifar_teacher
+from mdistiller.models.published import TORCHVISION_NAMES
 
 from .cfg import CFG
 from .identity import is_same_data
 from .index import Benchmark
-from .runs import BASELINE_FOLDERS, baseline_weights, published_weights, shown
-from .weights import read_weights, rows_of
+from .runs import BASELINE_FOLDERS, PROJECT, baseline_weights, published_weights, shown
+from .weights import read_meta, rows_of
 
 USEFUL_SHARE = 0.1  # of the way from chance to 100 %, which a teacher has gone at least
+
+# Where MDistiller keeps the teachers that it publishes, by the dataset of `build_model`.
+MDISTILLERS = {
+    "cifar100": "download_ckpts/cifar_teachers/{}_vanilla/ckpt_epoch_240.pth",
+    "tiny_imagenet": "download_ckpts/tiny_imagenet_teachers/{}_vanilla/*",
+}
 
 
 def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: dict[str, Any]) -> tuple[Path, list[str]]:
@@ -28,28 +34,29 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
 
     dataset: what `meta` tells of the run's data. On classes of ImageNet that is torchvision's file, to be downloaded.
     Else it is the best that `train.py` made on this very data; else the best on other data of these classes, with a
-    warning; and then where MDistiller keeps teachers of CIFAR-100. Raises UserError, listing the places and the command
+    warning; and then where MDistiller keeps its teachers. Raises UserError, listing the places and the command
     that trains one, where there is none.
     """
     name, classes = cfg.DISTILLER.TEACHER, dataset["classes"]
     if benchmark.models == "imagenet" and {*classes} <= {*IMAGENET_WNIDS} and (file := pretrained_file(name)):
         return file, []
     folder = utils / BASELINE_FOLDERS[1]
-    candidates = [Candidate(path, *read_meta(path)) for path in baseline_weights(utils, name)]
+    candidates = [candidate_at(path) for path in baseline_weights(utils, name)]
     fitting = [candidate for candidate in candidates if candidate.scores(classes)]
     same = [candidate for candidate in fitting if is_same_data(candidate.dataset, dataset)]
     if same or fitting:
         best = max(same or fitting, key=lambda candidate: candidate.top1)
         return best.path, [] if same else [f"Warning: the teacher's weights {shown(best.path)} are of other data"]
-    mdistillers = Path(cifar_teacher(name))
-    if benchmark.models == "cifar100" and mdistillers.is_file():
-        return mdistillers, []
+    mdistillers = MDISTILLERS.get(benchmark.models_for(cfg.DATASET.TYPE), "").format(name)
+    downloaded = sorted(path for path in PROJECT.glob(mdistillers) if path.is_file()) if mdistillers else []
+    if downloaded:
+        return next((path for path in downloaded if "best" in path.name), downloaded[0]), []
     published = published_weights(folder, name)
     other = f" ({published} is of other classes)" if published.is_file() else ""
+    places = f"{published}{other}, runs beside it" + (f" and {PROJECT / mdistillers}" if mdistillers else "")
     raise UserError(
-        f"no weights of the teacher {name} for these {len(classes)} classes: looked for {published}{other}, runs "
-        f"beside it and {mdistillers}; train it ({training_command(cfg, name, utils)}) or name a file with "
-        "--teacher_weights"
+        f"no weights of the teacher {name} for these {len(classes)} classes: looked for {places}; train it "
+        f"({training_command(cfg, name, utils)}) or name a file with --teacher_weights"
     )
 
 
@@ -81,13 +88,13 @@ class Candidate(NamedTuple):
         return theirs == classes or bool(rows_of(classes, theirs))
 
 
-def read_meta(path: Path) -> tuple[dict[str, Any], float]:
-    """What the weights at `path` say of their data and top-1; nothing where they cannot be read, for loading to say."""
+def candidate_at(path: Path) -> Candidate:
+    """The weights at `path`, which say nothing where they cannot be read, for loading to say why."""
     try:
-        _, meta = read_weights(path)
+        meta = read_meta(path)
     except UserError:
-        return {}, 0.0
-    return meta.get("dataset", {}), meta.get("top1", 0.0)
+        meta = {}
+    return Candidate(path, meta.get("dataset", {}), meta.get("top1", 0.0))
 
 
 def sha256_of(path: str | Path) -> str:

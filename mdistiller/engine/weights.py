@@ -2,10 +2,7 @@
 
 import argparse
 import contextlib
-import math
 import os
-import pickle
-import tarfile
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -18,7 +15,12 @@ from torch import nn
 
 from mdistiller.dataset import IMAGENET_WNIDS
 from mdistiller.errors import UserError
+from mdistiller.files import open_regular
 
+from .archive import check_file
+from .layouts import COUNTER, find_state_dict, is_alike, known_meta
+
+KNOWN_TYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 SCALAR = np.float64(0).__reduce__()[0]  # what a pickle makes NumPy numbers with
 # Harmless types that published checkpoints keep beside their tensors: options and accuracies.
 SAFE_TYPES: list[Any] = [
@@ -31,42 +33,25 @@ SAFE_TYPES: list[Any] = [
     (SCALAR, "numpy._core.multiarray.scalar"),
 ]
 
-META_TYPES: dict[str, type] = {
-    **dict.fromkeys(("run", "network", "models", "teacher", "teacher_sha256", "distiller", "chosen_by", "config"), str),
-    **dict.fromkeys(("epoch", "num_classes"), int),
-    **dict.fromkeys(("top1", "top5", "loss", "teacher_top1"), float),
-    **dict.fromkeys(("dataset", "normalisation", "versions"), dict),
-}
 
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, stays: bool = False) -> dict[str, Any]:
     """The content of the weight file `path`, on the CPU.
 
+    stays: the file is not written to while the content is used, whose tensors then are read when they are needed.
     Raises UserError, in one line that names the file, for what is missing, no weight file, damaged, or holds code.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
+        with open_regular(path) as file:
+            kind = check_file(file, path)
     except OSError as error:
         raise UserError(f"cannot read weights {path}: {error.strerror or error}; expected a .pth file") from error
-    if not head:
-        raise UserError(f"weights {path} are empty (0 bytes); download or train them again")
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"weights {path} are a Git LFS pointer, not the weights; type: git lfs pull")
-    if head.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path):
-        raise UserError(f"weights {path} are a tar or gzip archive; unpack it (tar xf {path}) and name a file inside")
+    if kind == "safetensors":
+        return _read_safetensors(path)
     try:
         with torch.serialization.safe_globals(SAFE_TYPES), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "global" in str(error):
-            raise UserError(
-                f"weights {path} hold code or objects beside tensors, which is not loaded; "
-                "save them again with torch.save(model.state_dict(), file)"
-            ) from error
-        raise UserError(f"weights {path} are damaged or no weight file; download or train them again") from error
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=stays and kind == "zip")
     except Exception as error:  # torch raises a dozen types for a damaged file
         raise UserError(f"weights {path} are damaged or truncated; download or train them again") from error
     if not isinstance(content, dict):
@@ -74,42 +59,38 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(f"weights {path} are a safetensors file; type: pip install safetensors") from error
+    try:
+        return load_file(path)
+    except Exception as error:  # an exception of its own, an OSError, an unknown type of numbers
+        raise UserError(f"weights {path} are damaged or truncated; download or train them again") from error
+
+
+def read_weights(path: str | Path, network: nn.Module | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """State dict and `meta` (empty where there is none) of a weight file in any published form.
 
-    A bare state dict, or one under "model", "state_dict" or "model_state_dict"; keys may carry the prefixes of
-    DataParallel, torch.compile and of a distiller, of which the student is taken.
+    A bare state dict, or one in nested dicts; its names may have a prefix, such as those of DataParallel and of a
+    distiller. network: whose state dict is meant, where the file has several; its names then have no prefix.
     """
-    content = read_checkpoint(path)
-    meta = content.get("meta", {})
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    state_dict = _without_prefixes(content)
-    if not state_dict or not all(map(_is_plain_tensor, state_dict.values())):
+    content = read_checkpoint(path, stays=True)
+    found = find_state_dict(content, network)
+    if not found:
         raise UserError(f"weights {path} hold no state dict of plain tensors; expected one, bare or under 'model'")
-    return state_dict, _known_meta(meta)
+    if len(found) > 1:
+        raise UserError(
+            f"weights {path} hold {len(found)} state dicts that fit and differ, {found[0]} and {found[1]}; save the "
+            "one that you mean with torch.save"
+        )
+    return dict(found[0].tensors), known_meta(content)
 
 
-def _is_plain_tensor(value: Any) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_complex()
-    )
-
-
-def _known_meta(meta: Any) -> dict[str, Any]:
-    """The entries of a file's `meta` that have the types ours have; a file may come from anywhere."""
-    if not isinstance(meta, dict):
-        return {}
-    meta = {key: value for key, value in meta.items() if isinstance(value, META_TYPES.get(key, ()))}
-    classes = meta.get("dataset", {}).get("classes", [])
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        meta["dataset"] = {key: value for key, value in meta["dataset"].items() if key != "classes"}
-    return meta if math.isfinite(meta.get("top1", 0.0)) else {}
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """What the weight file `path` says of itself; empty where it says nothing. Raises UserError as `read_weights`."""
+    return read_weights(path)[1]
 
 
 def weights_classes(state_dict: dict[str, Any], meta: dict[str, Any], network: nn.Module) -> list[str] | None:
@@ -120,6 +101,16 @@ def weights_classes(state_dict: dict[str, Any], meta: dict[str, Any], network: n
     scores = state_dict.get(classifier_names(network)[-1])
     is_imagenets = scores is not None and scores.shape == (len(IMAGENET_WNIDS),)
     return meta.get("dataset", {}).get("classes") or (IMAGENET_WNIDS if is_imagenets else None)
+
+
+def check_scores(state_dict: dict[str, Any], known: list[str], network: nn.Module, path: str | Path) -> None:
+    """Raise UserError where the last layer at `path`, of a network like `network`, scores not as many as `known`."""
+    for name in classifier_names(network):
+        if name in state_dict and state_dict[name].shape[:1] != (len(known),):
+            raise UserError(
+                f"weights {path} are damaged: they name {len(known)} classes, and {name!r} has the shape "
+                f"{tuple(state_dict[name].shape)}; download or train them again"
+            )
 
 
 def classifier_names(network: nn.Module) -> list[str]:
@@ -151,18 +142,6 @@ def check_classes(theirs: list[str], classes: list[str], path: str | Path) -> No
         )
 
 
-def _without_prefixes(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Strip wrappers' prefixes; of a whole distiller keep the student."""
-    keys = [key for key in state_dict if isinstance(key, str)]
-    for prefix in ("module.", "_orig_mod."):
-        if keys and all(key.startswith(prefix) for key in keys):
-            return _without_prefixes({key.removeprefix(prefix): state_dict[key] for key in keys})
-    if any(key.startswith("student.") for key in keys):
-        student = {key.removeprefix("student."): state_dict[key] for key in keys if key.startswith("student.")}
-        return _without_prefixes(student)
-    return state_dict
-
-
 def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[str] | None = None) -> dict[str, Any]:
     """Load the weight file `path` into `network`, called `name` in messages; returns the file's `meta`.
 
@@ -170,16 +149,20 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
     do for a part of it, only the classifier's rows for `classes` are loaded.
     Raises UserError for the weights of another network, number of classes, or other classes.
     """
-    state_dict, meta = read_weights(path)
+    state_dict, meta = read_weights(path, network)
     expected = network.state_dict()
+    for key, value in expected.items():
+        if key.endswith(COUNTER) and f"{key.removesuffix(COUNTER)}running_mean" in state_dict:
+            state_dict.setdefault(key, torch.zeros_like(value))
     if classes is not None:
         known = weights_classes(state_dict, meta, network)
         rows = rows_of(classes, known)
-        names = classifier_names(network)
-        if rows is not None and state_dict.keys() >= set(names):
-            state_dict |= {name: state_dict[name][rows] for name in names}
+        if known is not None and rows is not None:
+            check_scores(state_dict, known, network, path)
+            state_dict |= {name: state_dict[name][rows] for name in classifier_names(network) if name in state_dict}
         elif known is not None and ("classes" in meta.get("dataset", {}) or len(known) == len(classes)):
             check_classes(known, classes, path)
+            check_scores(state_dict, known, network, path)
     if state_dict.keys() != expected.keys():
         missing = [key for key in expected if key not in state_dict]
         surplus = [key for key in state_dict if key not in expected]
@@ -190,19 +173,40 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
         )
     wrong = [key for key in expected if state_dict[key].shape != expected[key].shape]
     classifier = classifier_names(network)
-    if wrong and set(wrong) <= set(classifier):
-        theirs, ours = state_dict[classifier[-1]].shape[0], expected[classifier[-1]].shape[0]
+    if wrong and set(wrong) <= set(classifier) and all(is_alike(state_dict[key], expected[key]) for key in classifier):
+        theirs, ours = len(state_dict[classifier[-1]]), len(expected[classifier[-1]])
         raise UserError(
             f"weights {path} are for {theirs} classes, the data has {ours}; name weights trained on this data"
         )
     if wrong:
-        theirs, ours = tuple(state_dict[wrong[0]].shape), tuple(expected[wrong[0]].shape)
+        shape, expected_shape = tuple(state_dict[wrong[0]].shape), tuple(expected[wrong[0]].shape)
         raise UserError(
-            f"weights {path} are not {name}'s: {wrong[0]} has shape {theirs}, expected {ours}; "
+            f"weights {path} are not {name}'s: {wrong[0]} has shape {shape}, expected {expected_shape}; "
             "name the network that they belong to, or its own weights"
         )
-    network.load_state_dict(state_dict)
+    numbers = {key: as_numbers(value, expected[key].dtype, key, path) for key, value in state_dict.items()}
+    network.load_state_dict(numbers)
     return meta
+
+
+def as_numbers(value: torch.Tensor, dtype: torch.dtype, name: str, path: str | Path) -> torch.Tensor:
+    """`value` as `dtype`. Raises UserError, by the `name` of the entry, for numbers that no trained network has."""
+    known = KNOWN_TYPES if dtype.is_floating_point else (*KNOWN_TYPES, torch.int32, torch.int64)
+    if value.dtype not in known:
+        raise UserError(
+            f"weights {path} hold {name!r} as {str(value.dtype).removeprefix('torch.')}; expected float16, bfloat16, "
+            "float32 or float64"
+        )
+    number = value.to(dtype) if dtype.is_floating_point else value
+    # A sum is fast, and no number where one of the tensor is none; a large one may be none as well.
+    is_finite = number.sum().isfinite() or number.isfinite().all()
+    if not is_finite:
+        what = "has numbers that are not finite"
+    elif name.endswith("running_var") and number.numel() and number.min() < 0:
+        what = "is a variance below 0"
+    else:
+        return number
+    raise UserError(f"weights {path} are damaged: {name!r} {what}; download or train them again")
 
 
 @contextlib.contextmanager

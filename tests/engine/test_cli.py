@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from mdistiller.distillers import DISTILLERS
+from mdistiller.engine import teachers
 from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
 from mdistiller.engine.index import CIFAR100
@@ -17,6 +18,7 @@ from mdistiller.engine.runs import PROJECT
 from mdistiller.models import build_model, model_names
 from tests.distillers.test_files import SOURCE
 from tests.engine.conftest import TINY
+from tests.engine.test_archive import SPECIAL_FILES, make_special
 
 PAIR = "--selected_student resnet8 --selected_teacher resnet14".split()
 
@@ -478,3 +480,23 @@ def test_a_reader_that_has_enough_is_no_error():
     command = f"{sys.executable} {PROJECT}/ImageNet/Utils/distillation_train.py --list | true; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", SPECIAL_FILES)
+def test_special_file_as_weights_is_one_line(script, tmp_path, kind):
+    make_special(kind, tmp_path / "w.pth")
+    script(distillation_main, *PAIR, "--teacher_weights", tmp_path / "w.pth", *TINY).fails_with("cannot read weights")
+    script(evaluation_main, "--checkpoint", tmp_path / "w.pth").fails_with("cannot read weights", "w.pth")
+    assert list(script.utils.iterdir()) == []
+
+
+def test_teacher_of_tiny_imagenet_is_found_where_mdistiller_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "PROJECT", tmp_path)
+    folder = tmp_path / "download_ckpts/tiny_imagenet_teachers/ResNet18_vanilla"
+    folder.mkdir(parents=True)
+    for name in ("a", "student_best"):
+        (folder / name).touch()
+    cfg = CFG.clone()
+    cfg.DATASET.TYPE, cfg.DISTILLER.TEACHER = "tiny_imagenet", "ResNet18"
+    data = {"type": "tiny_imagenet", "classes": ["a"]}
+    assert teachers.find_teacher_weights(CIFAR100, cfg, tmp_path, data) == (folder / "student_best", [])

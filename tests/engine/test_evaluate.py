@@ -22,6 +22,7 @@ from mdistiller.engine.cli import evaluation_main, training_main
 from mdistiller.engine.metrics import evaluate
 from mdistiller.engine.runs import PROJECT
 from mdistiller.engine.tables import WIDTH, align, columns_of, printable, shorten, shorten_path
+from mdistiller.errors import UserError
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY
 
@@ -117,7 +118,7 @@ def test_rows_are_sorted_by_data_and_pair_then_the_best_first(script, save, tmp_
     save(run="z", dataset={"type": "folder", "classes": ["cat", "dog"]}, config=config)
     for number, teacher in enumerate(["resnet56", "resnet14", "resnet14", "resnet14"]):
         save(run=f"run{number}", seed=number, teacher=teacher)
-    rows = rows_of(script(evaluation_main).out)
+    rows = rows_of(script(evaluation_main, "DATASET.ROOT", root).out)
     assert [row[:2] for row in rows] == [
         ["folder", "resnet14"],
         *3 * [["synthetic", "resnet14"]],
@@ -132,8 +133,8 @@ def test_dataset_shows_exactly_the_students_on_such_data(script, save, tmp_path)
     config = yaml.safe_dump({"DATASET": {"TYPE": "folder", "ROOT": str(root)}})
     save()
     save(run="pets", dataset={"type": "folder", "classes": ["cat", "dog"]}, config=config)
-    for dataset in ("synthetic", "folder"):
-        (row,) = rows_of(script(evaluation_main, "--dataset", dataset).out)
+    for dataset, pairs in {"synthetic": [], "folder": ["DATASET.ROOT", root]}.items():
+        (row,) = rows_of(script(evaluation_main, "--dataset", dataset, *pairs).out)
         assert row[0] == dataset and script.status == 0
     script(evaluation_main, "--dataset", "cifar100").fails_with("no students on cifar100", "some on folder, synthetic")
     script(evaluation_main, "--dataset", "pets").fails_with("'pets'", "'tiny_imagenet'")
@@ -370,3 +371,108 @@ def test_evaluation_has_a_progress_bar_on_a_terminal_only(script, save):
     assert os.waitpid(process, 0)[1] == 0, shown
     bar, _, table = shown.decode().partition("dataset")
     assert "Evaluating 1/1" in bar and "/40" in bar and bar.endswith("\r") and "Evaluating" not in table
+
+
+def config_in(save, values, **meta):
+    """A file whose `meta` has the config `values`, as YAML or text."""
+    return save(config=values if isinstance(values, str) else yaml.safe_dump(values), **meta)
+
+
+def test_a_file_does_not_say_where_images_are(script, save, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_: pytest.fail("a download"))
+    monkeypatch.setattr(
+        evaluation, "build_data", lambda cfg, *_, **__: (_ for _ in ()).throw(UserError(cfg.DATASET.ROOT))
+    )
+    root = tmp_path / "elsewhere"
+    path = config_in(save, {"DATASET": {"TYPE": "imagenet", "ROOT": str(root)}}, dataset={"type": "cifar100"})
+    script(evaluation_main, "--checkpoint", path).fails_with("error: data\n")
+    script(evaluation_main, "--checkpoint", path, "DATASET.ROOT", "mine").fails_with("error: mine\n")
+    assert not root.exists()
+
+
+def test_a_file_of_a_folder_asks_for_the_folder(script, save, tmp_path):
+    root = folder_of_images(tmp_path / "pets")
+    classes = {"type": "folder", "classes": ["cat", "dog"]}
+    path = config_in(save, {"DATASET": {"TYPE": "folder", "ROOT": str(root)}}, dataset=classes)
+    script(evaluation_main, "--checkpoint", path).fails_with("type DATASET.ROOT FOLDER", f"its run had {root}")
+    assert script(evaluation_main, "--checkpoint", path, "DATASET.ROOT", root).status == 0
+
+
+CONFIGS_IN_FILES = {
+    "many images": ({"DATASET": {"SYNTHETIC": {"TEST_IMAGES": 10**13}}}, "TEST_IMAGES is 10000000000000; expected at"),
+    "large images": ({"DATASET": {"IMAGE_SIZE": 10**6}}, "IMAGE_SIZE is 1000000; expected"),
+    "a number for a section": ({"DATASET": {"SYNTHETIC": 5}}, "DATASET.SYNTHETIC"),
+    "text for a number": ({"DATASET": {"IMAGE_SIZE": "large"}}, "IMAGE_SIZE"),
+    "an unknown key": ({"DATASET": {"SYNTHETIC": {"X": 1}}}, "SYNTHETIC.X"),
+    "no mapping": ("- a", "holds a list"),
+    "no YAML": ("a: [", "is not valid YAML"),
+    "a Python object": ("a: !!python/object/apply:os.system [x]", "is not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS_IN_FILES)
+def test_a_config_in_a_file_that_is_not_right_is_one_line(script, save, name):
+    values, part = CONFIGS_IN_FILES[name]
+    script(evaluation_main, "--checkpoint", config_in(save, values)).fails_with(part)
+
+
+@pytest.mark.parametrize(
+    "values", [{"EXPERIMENT": 5}, {"DATASET": 5}, {"SOLVER": {"X": 1}}, {"DATASET": {"TYPE": "x"}}]
+)
+def test_a_config_in_a_file_of_which_nothing_is_used_is_passed_over(script, save, values):
+    assert script(evaluation_main, "--checkpoint", config_in(save, values)).status == 0, script.err
+
+
+def test_processes_and_batches_are_not_a_files_to_choose(save):
+    evaluator = evaluation.Evaluator(None, [], torch.device("cpu"))
+    values = {"DATASET": {"NUM_WORKERS": 10**6, "TEST": {"BATCH_SIZE": 10**9}}, "LOG": {"WANDB": True}}
+    cfg = evaluator.config_of(evaluation.weight_file(config_in(save, values), "cifar100"))
+    assert (cfg.DATASET.NUM_WORKERS, cfg.DATASET.TEST.BATCH_SIZE) == (CFG.DATASET.NUM_WORKERS, 64)
+    assert not cfg.LOG.WANDB
+
+
+def test_a_data_set_of_a_file_that_there_is_not_is_one_line(script, save):
+    path = save(dataset={"type": "\x1b[2Jx"}, config="")
+    script(evaluation_main, "--checkpoint", path).fails_with("unknown data set", "\\x1b[2Jx")
+
+
+@pytest.mark.parametrize("classes", [3, 50_000])
+def test_names_of_classes_that_are_not_scored_are_one_line(script, save, tmp_path, classes):
+    path = save()
+    content = torch.load(path, weights_only=True)
+    content["meta"]["dataset"]["classes"] += [str(number) for number in range(classes)]
+    torch.save(content, path)
+    script(evaluation_main, "--checkpoint", path).fails_with("best.pth are damaged: they name")
+
+
+def test_a_special_file_among_the_students_is_one_line_after_the_table(script, save):
+    folder = save().parents[1]
+    os.mkfifo(folder / "pipe.pth")
+    (folder / "loop.pth").symlink_to("loop.pth")
+    script(evaluation_main)
+    assert len(rows_of(script.out)) == 1 and script.status == 2
+    assert [line.startswith("error: cannot read weights") for line in script.err.splitlines()] == [True, True]
+
+
+def test_the_config_beside_the_log_says_where_images_are(script, save, tmp_path):
+    root = folder_of_images(tmp_path / "pets")
+    save(run="pets", dataset={"type": "folder", "classes": ["cat", "dog"]}, config="")
+    (script.utils / "distiller_train_log").mkdir()
+    path = script.utils / "distiller_train_log" / "experiment_cifar-100_pets.yaml"
+    path.write_text(f"DATASET: {{TYPE: folder, ROOT: {root}}}")
+    assert script(evaluation_main).status == 0, script.err
+
+
+@pytest.mark.parametrize("run", ["../../*", "*", "[", "/etc/passwd", "a\0b", ""])
+def test_the_name_of_a_run_finds_no_config_but_its_own(script, save, run):
+    save("w.pth", run=run)
+    (script.utils / "distiller_train_log").mkdir()
+    path = script.utils / "distiller_train_log" / "experiment_cifar-100_other.yaml"
+    path.write_text("DATASET: {TYPE: folder, ROOT: elsewhere}")
+    assert script(evaluation_main).status == 0, script.err
+
+
+def test_a_config_in_a_file_whose_aliases_multiply_is_one_line(script, save):
+    lines = ["a0: &a0 [1, 2]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 6))]
+    script(evaluation_main, "--checkpoint", config_in(save, "\n".join(lines))).fails_with("the meta of", "best.pth")

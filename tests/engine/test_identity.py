@@ -1,7 +1,10 @@
 """What makes runs the same: names of variants, data by its fingerprint, the published name, and teachers."""
 
 import multiprocessing
+import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +16,11 @@ from mdistiller.engine.cli import distillation_main, evaluation_main, training_m
 from mdistiller.engine.identity import is_same_data, with_variant
 from mdistiller.engine.index import CIFAR100
 from mdistiller.engine.resolve import Choices, distillation_config
-from mdistiller.engine.runs import RunFiles, save_best
+from mdistiller.engine.runlog import RunLog
+from mdistiller.engine.runs import RunFiles, published_names, published_weights, save_best
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY
+from tests.engine.test_archive import SPECIAL_FILES, make_special
 
 CPU = torch.device("cpu")
 ONE_EPOCH = [*TINY, "SOLVER.EPOCHS", "1"]
@@ -235,3 +240,26 @@ def test_validation_images_choose_and_the_test_images_are_asked_once(script):
     (best,) = script.utils.glob("model_pth/*/best.pth")
     assert torch.load(best, weights_only=True)["meta"]["chosen_by"] == "25 % of the training images"
     assert "(chosen by 25 % of the training images)" in script(evaluation_main, "--checkpoint", best).out
+
+
+@pytest.mark.parametrize("kind", SPECIAL_FILES)
+def test_a_special_file_at_the_published_name_is_kept_and_named(kind, tmp_path):
+    path = tmp_path / "best_model_weights_net.pth"
+    make_special(kind, path)
+    before = os.lstat(path)
+    line = save_best(files_of(tmp_path, "mine"), content_of("mine", 99.0))
+    assert line.startswith(f"Kept {path}") and "\n" not in line and os.lstat(path) == before
+
+
+def test_a_published_name_is_read_back():
+    assert published_names(published_weights(Path("a"), "wrn_16_2", "KD-dot")) == "wrn_16_2_KD-dot"
+    assert published_names(Path("best_model_weights_.pth")) is published_names(Path("best.pth")) is None
+
+
+def test_text_of_a_file_reaches_the_log_escaped(script):
+    files = files_of(script.utils, "run")
+    (script.utils / "a").mkdir()
+    with RunLog(replace(files, log=script.utils / "a" / "b.log"), "") as log:
+        log.line("teacher \x1b[31m\u202e\x9b2J\nred")
+    text = (script.utils / "a" / "b.log").read_text()
+    assert text.endswith("teacher \\x1b[31m\\u202e\\x9b2J red\n")

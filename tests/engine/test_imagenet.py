@@ -355,10 +355,10 @@ def test_tiny_imagenet_trains_and_evaluates(script, tiny_imagenet):
 @pytest.mark.parametrize("models", ["cifar100", "tiny_imagenet"])
 def test_a_file_on_tiny_imagenet_is_evaluated_by_the_network_that_it_names(script, tiny_imagenet, models):
     path = script.utils / "best.pth"
-    config = f"DATASET: {{TYPE: tiny_imagenet, ROOT: {tiny_imagenet}}}"
+    data = {"type": "tiny_imagenet"}
     state_dict = build_model(models, "MobileNetV2", 6).state_dict()
-    torch.save({"model": state_dict, "meta": {"network": "MobileNetV2", "models": models, "config": config}}, path)
-    assert script(evaluation_main, "--checkpoint", path).status == 0, script.err
+    torch.save({"model": state_dict, "meta": {"network": "MobileNetV2", "models": models, "dataset": data}}, path)
+    assert script(evaluation_main, "--checkpoint", path, "DATASET.ROOT", tiny_imagenet).status == 0, script.err
 
 
 def test_bare_weights_on_tiny_imagenet_are_taken_for_mdistillers(script, tiny_imagenet):

@@ -96,7 +96,7 @@ def make_bad(kind, path, weights):
         ("gzip", "archive; unpack"),
         ("empty", "empty"),
         ("truncated", "damaged or truncated"),
-        ("text", "damaged or no weight file"),
+        ("text", "a web page, as a failed download leaves"),
         ("code", "hold code or objects"),
         ("whole network", "hold code or objects"),
         ("tensor", "hold a Tensor"),
