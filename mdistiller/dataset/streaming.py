@@ -7,13 +7,14 @@ draws nothing: it is sent the random numbers of its batch, so that their number 
 import functools
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mdistiller.dataset.images import ImageFiles, read_image, read_small
 from mdistiller.dataset.loaders import BatchSource
@@ -61,6 +62,8 @@ class FileLoader(BatchSource):
             prefetch_factor=BATCHES_AHEAD if workers else None,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # keeps torch's own from being drawn from
+            worker_init_fn=_say_nothing,
+            collate_fn=_as_it_is,
         )
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -69,6 +72,7 @@ class FileLoader(BatchSource):
                 raise UserError(item)
             entries, views = item
             views = [view.to(self.device, non_blocking=True) for view in views]
+            entries = torch.from_numpy(entries)
             yield self._batch(self._rows(entries), self._views(entries, *views))
 
     def _weak(self, images):
@@ -80,10 +84,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _say_nothing(worker: int) -> None:
+    """Keep the threads of a worker that ends with the script from printing what they were doing."""
+    sys.excepthook = lambda *_: None
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
 class _Plan:
     """Each epoch's batches: for each its entries, int64 (B,), and the random numbers that its crops are made by.
 
-    These are float64 (views, B, DRAWS) in 0..1, or None where workers do not crop at random.
+    These are float64 (views, B, DRAWS) in 0..1, or None where workers do not crop at random. All are NumPy arrays:
+    tensors are sent through shared memory, by a thread whose errors nobody hears of.
     """
 
     def __init__(self, loader):
@@ -96,14 +110,15 @@ class _Plan:
         loader = self.loader
         order = loader._order()
         if loader.augment == "none" or loader.small:
-            yield from ((entries, None) for entries in order.split(loader.batch_size))
+            yield from ((entries.numpy(), None) for entries in order.split(loader.batch_size))
             return
         # Workers read ahead, by how much depends on their number; the loader's generator must not move with them.
         seed = int(torch.randint(2**62, (), generator=loader.generator))
         generator = torch.Generator().manual_seed(seed)
         views = 2 if loader.augment == "two-view" else 1
         for entries in order.split(loader.batch_size):
-            yield entries, torch.rand(views, len(entries), DRAWS, dtype=torch.float64, generator=generator)
+            draws = torch.rand(views, len(entries), DRAWS, dtype=torch.float64, generator=generator)
+            yield entries.numpy(), draws.numpy()
 
 
 class _Decoder(Dataset):
@@ -113,19 +128,29 @@ class _Decoder(Dataset):
         self.image_files, self.image_size, self.small = image_files, image_size, small
 
     def __getitem__(self, batch):
-        """The batch's entries and a list of its views, uint8 (B, 3, image_size, image_size); or an error as text."""
+        """The batch's entries and a list of its views, uint8 (B, 3, image_size, image_size); or an error as text.
+
+        Raises RuntimeError where a worker's views do not fit into shared memory.
+        """
         entries, draws = batch
-        paths = [self.image_files.path(entry % len(self.image_files)) for entry in entries.tolist()]
         try:
-            if self.small:
-                return entries, [torch.stack([read_small(path, self.image_size) for path in paths])]
-            images = [decode(path) for path in paths]
+            views = self._views(entries, draws)
         except UserError as error:
             return str(error)
+        if get_worker_info() is not None:
+            for view in views:
+                view.share_memory_()  # here, as the thread that sends them loses errors
+        return entries, views
+
+    def _views(self, entries, draws):
+        paths = [self.image_files.path(entry % len(self.image_files)) for entry in entries.tolist()]
+        if self.small:
+            return [torch.stack([read_small(path, self.image_size) for path in paths])]
+        images = [decode(path) for path in paths]
         if draws is None:
-            return entries, [torch.cat([centre_crop(image, self.image_size) for image in images])]
+            return [torch.cat([centre_crop(image, self.image_size) for image in images])]
         crop = functools.partial(random_resized_crop, size=self.image_size)
-        return entries, [
+        return [
             torch.cat([crop(image, draws=row) for image, row in zip(images, view, strict=True)])
             for view in draws.tolist()
         ]

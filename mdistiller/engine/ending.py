@@ -50,6 +50,7 @@ def end(error: BaseException | None) -> int:
     """The exit status of a script that ended, by `error` or None, after telling why. Raises what is not known."""
     if error is not None:
         ignore_workers()
+        sys.unraisablehook = lambda *_: None  # what is taken apart after the last line has nothing to add
     unwritten = flush(sys.stdout)
     stopped = next((cause for cause in causes(error) if isinstance(cause, (Stopped, KeyboardInterrupt))), None)
     if stopped is not None:
