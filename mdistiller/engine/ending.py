@@ -57,8 +57,8 @@ def end(error: BaseException | None) -> int:
         stopped = stopped if isinstance(stopped, Stopped) else Stopped(signal.SIGINT)
         tell(str(stopped))
         return 128 + stopped.number
-    if isinstance(unwritten, BrokenPipeError):  # whoever reads our output, such as `head`, has enough
-        return BROKEN_PIPE
+    if isinstance(unwritten, BrokenPipeError) or (isinstance(error, BrokenPipeError) and not explain(error)):
+        return BROKEN_PIPE  # whoever reads our output, such as `head`, has enough
     if unwritten is not None:
         tell(f"error: cannot write to the standard output: {why(unwritten)}; finished epochs are kept")
         return FAILED

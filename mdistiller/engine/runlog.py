@@ -85,11 +85,12 @@ class RunLog:
         for line in as_lines(message, self.folder) if wrap else [message]:
             with writing(self.files.log, KEPT):
                 stamped = self.write(line)
-            try:
-                print(stamped, flush=True)
-            except OSError as error:
-                if error.errno != errno.EIO:  # a terminal that is gone: whoever left it counts on the log
-                    raise
+            with writing("to the standard output", KEPT):
+                try:
+                    print(stamped, flush=True)
+                except OSError as error:
+                    if error.errno != errno.EIO:  # a terminal that is gone: whoever left it counts on the log
+                        raise
 
     def write(self, line: str) -> str:
         """Add `line` to the log alone; returns it as it stands there, with the time."""
