@@ -7,29 +7,25 @@ draws nothing: it is sent the random numbers of its batch, so that their number 
 import functools
 import math
 import os
-import struct
+import sys
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from mdistiller.dataset.images import MAX_BYTES, ImageFiles, check_size, open_image, read_small, to_rgb
+from mdistiller.dataset.decoding import decode
+from mdistiller.dataset.images import ImageFiles, read_small
 from mdistiller.dataset.loaders import CROPS, VIEWS, BatchSource
 from mdistiller.errors import UserError
-from mdistiller.files import open_regular
 
 CROP_AREA = (0.08, 1.0)  # of the image's
 CROP_RATIO = (3 / 4, 4 / 3)  # of width to height
 CROP_ATTEMPTS = 10
 DRAWS = 2 * CROP_ATTEMPTS + 3  # area and ratio an attempt, top, left, mirrored
 RESIZE_OVER_CROP = 256 / 224  # of the evaluation transform
-JPEG_FRAMES = 0xC0, 0xC1, 0xC2  # markers of the segment that tells an image's size
-JPEG_SEGMENTS = 0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE  # and of those that may come before it
 BATCHES_AHEAD = 2  # that each worker prepares
 
 
@@ -68,6 +64,8 @@ class FileLoader(BatchSource):
             prefetch_factor=BATCHES_AHEAD if workers else None,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # keeps torch's own from being drawn from
+            worker_init_fn=_say_nothing,
+            collate_fn=_as_it_is,
         )
 
     def _batches(self, epoch, first):
@@ -78,6 +76,7 @@ class FileLoader(BatchSource):
                 raise UserError(item)
             entries, views = item
             views = [view.to(self.device, non_blocking=True) for view in views]
+            entries = torch.from_numpy(entries)
             yield self._batch(self._rows(entries), self._views(seed, entries, *views))
 
     def _weak(self, images, generator):
@@ -89,10 +88,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _say_nothing(worker: int) -> None:
+    """Keep the threads of a worker that ends with the script from printing what they were doing."""
+    sys.excepthook = lambda *_: None
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
 class _Plan:
     """An epoch's batches: for each its entries, int64 (B,), and the random numbers that its crops are made by.
 
-    These are float64 (views, B, DRAWS) in 0..1, or None where workers do not crop at random.
+    These are float64 (views, B, DRAWS) in 0..1, or None where workers do not crop at random. All are NumPy arrays:
+    tensors are sent through shared memory, by a thread whose errors nobody hears of.
     begin_at: the epoch, and its first batch that is still needed.
     """
 
@@ -108,13 +117,13 @@ class _Plan:
         batches = self.loader._order(epoch).split(self.loader.batch_size)
         seeds = self.loader._seeds(epoch, CROPS, len(batches))
         for entries, seed in zip(batches[first:], seeds[first:], strict=True):
-            yield entries, self._draws(len(entries), seed)
+            yield entries.numpy(), self._draws(len(entries), seed)
 
     def _draws(self, count, seed):
         if self.loader.augment == "none" or self.loader.small:
             return None
-        views = 2 if self.loader.augment == "two-view" else 1
-        return torch.rand(views, count, DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        views, generator = 2 if self.loader.augment == "two-view" else 1, torch.Generator().manual_seed(seed)
+        return torch.rand(views, count, DRAWS, dtype=torch.float64, generator=generator).numpy()
 
 
 class _Decoder(Dataset):
@@ -124,72 +133,32 @@ class _Decoder(Dataset):
         self.image_files, self.image_size, self.small = image_files, image_size, small
 
     def __getitem__(self, batch):
-        """The batch's entries and a list of its views, uint8 (B, 3, image_size, image_size); or an error as text."""
+        """The batch's entries and a list of its views, uint8 (B, 3, image_size, image_size); or an error as text.
+
+        Raises RuntimeError where a worker's views do not fit into shared memory.
+        """
         entries, draws = batch
-        paths = [self.image_files.path(entry % len(self.image_files)) for entry in entries.tolist()]
         try:
-            if self.small:
-                return entries, [torch.stack([read_small(path, self.image_size) for path in paths])]
-            images = [decode(path, self.image_size) for path in paths]
+            views = self._views(entries, draws)
         except UserError as error:
             return str(error)
+        if get_worker_info() is not None:
+            for view in views:
+                view.share_memory_()  # here, as the thread that sends them loses errors
+        return entries, views
+
+    def _views(self, entries, draws):
+        paths = [self.image_files.path(entry % len(self.image_files)) for entry in entries.tolist()]
+        if self.small:
+            return [torch.stack([read_small(path, self.image_size) for path in paths])]
+        images = [decode(path, self.image_size) for path in paths]
         if draws is None:
-            return entries, [torch.cat([centre_crop(image, self.image_size) for image in images])]
+            return [torch.cat([centre_crop(image, self.image_size) for image in images])]
         crop = functools.partial(random_resized_crop, size=self.image_size)
-        return entries, [
+        return [
             torch.cat([crop(image, draws=row) for image, row in zip(images, view, strict=True)])
             for view in draws.tolist()
         ]
-
-
-def decode(path: str | os.PathLike[str], image_size: int) -> torch.Tensor:
-    """The image file `path` as uint8 (1, 3, H, W) in channels-last, equal to what PIL reads.
-
-    Raises `UserError` as `open_image` does.
-    """
-    try:
-        image = _decode_jpeg(path, image_size)
-    except (ImportError, OSError, RuntimeError, ValueError, Image.DecompressionBombError):
-        image = None  # a torchvision without decoders, or a file of which PIL tells more
-    if image is not None:
-        return image[None].contiguous(memory_format=torch.channels_last)
-    with open_image(path, image_size) as file:
-        pixels = torch.from_numpy(np.array(to_rgb(file)))
-    return pixels.permute(2, 0, 1)[None]
-
-
-def _decode_jpeg(path, image_size):
-    """The JPEG file `path` by torchvision, in half of PIL's time; None for a file that is left to PIL."""
-    from torchvision.io import ImageReadMode, decode_image  # torchvision takes seconds to import
-
-    with open_regular(path) as file:
-        count = os.fstat(file.fileno()).st_size
-        if count > MAX_BYTES or file.read(2) != b"\xff\xd8":
-            return None
-        file.seek(0)
-        content = bytearray(file.read())
-    size = jpeg_size(content)
-    if size is None:
-        return None
-    check_size(size, image_size)
-    return decode_image(torch.frombuffer(content, dtype=torch.uint8), ImageReadMode.RGB)
-
-
-def jpeg_size(content: bytes | bytearray) -> tuple[int, int] | None:
-    """Width and height in the header of a JPEG file in grey or three colours; None for others and after odd markers.
-
-    This takes a few microseconds, PIL's reading of a header in a worker a tenth of what decoding a photograph takes.
-    """
-    place = 2
-    while place + 10 <= len(content) and content[place] == 0xFF:
-        marker, (length,) = content[place + 1], struct.unpack_from(">H", content, place + 2)
-        if marker in JPEG_FRAMES:
-            height, width, colours = struct.unpack_from(">HHB", content, place + 5)
-            return (width, height) if colours in (1, 3) else None
-        if marker not in JPEG_SEGMENTS or length < 2:
-            return None
-        place += 2 + length
-    return None
 
 
 def random_crop_box(height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:

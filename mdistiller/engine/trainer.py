@@ -7,6 +7,7 @@ from typing import Any
 
 from mdistiller.dataset import Data
 from mdistiller.distillers import Distiller
+from mdistiller.errors import UserError
 
 from .describe import describe_best, describe_epoch
 from .metrics import Meter, NotFinite, Progress, Result, evaluate
@@ -15,6 +16,7 @@ from .precision import Precision, gradient_scaler, set_backends
 from .runlog import COLUMNS, RunLog
 from .runs import RunFiles, save_best
 from .seeds import generators_state, set_generators_state
+from .signals import held
 from .weights import save_checkpoint
 
 
@@ -32,14 +34,14 @@ class Trainer:
         self.optimizer = build_minimiser(cfg.SOLVER, distiller.get_learnable_parameters(), scaler)
         self.meter = Meter(self.device)
         self.split = "validation" if data.val else "test"
-        self.epoch = self.best_epoch = 0
+        self.epoch = self.saved_epoch = self.best_epoch = 0
         self.kept: str | None = None  # why the best has not the published name
         self.best = Result(math.inf, -math.inf, -math.inf, 0)
 
     def fit(self) -> Result:
         """Run all epochs that are left; returns the best student's result.
 
-        Raises NotFinite where a loss is no longer finite.
+        Raises NotFinite where a loss, or a weight, is no longer finite, and UserError where no epoch could be the best.
         """
         started, before, epochs = time.monotonic(), self.epoch, self.cfg.SOLVER.EPOCHS
         set_backends(self.cfg.SOLVER)
@@ -49,13 +51,18 @@ class Trainer:
             self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
             train, terms, seconds = self.train_epoch()
             judged = evaluate(self.distiller.student, self.data.val or self.data.test)
-            if not math.isfinite(judged.loss):
-                raise NotFinite(f"{self.split} loss")
-            self.report(train, terms, seconds, judged)
-            left = (time.monotonic() - started) / (self.epoch - before) * (epochs - self.epoch)
-            self.log.line(describe_epoch(self.epoch, train.images, seconds, left))
-            self.save(judged)
+            self.check(judged)
+            with held():
+                self.save(judged)  # first: the log may have no room
+                self.report(train, terms, seconds, judged)
+                left = (time.monotonic() - started) / (self.epoch - before) * (epochs - self.epoch)
+                self.log.line(describe_epoch(self.epoch, train.images, seconds, left))
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
+        if not self.best_epoch:
+            raise UserError(
+                f"the {self.split} loss was finite after none of {epochs} epochs, so that none is the best; "
+                f"the last is kept in {self.files.last}; try a lower SOLVER.LR, or more SOLVER.EPOCHS"
+            )
         if self.kept:
             self.log.line(self.kept)
         self.log.line(describe_best(self.split, self.best.top1, self.best_epoch, self.files.best))
@@ -77,12 +84,22 @@ class Trainer:
                 progress.show()
         return *self.meter.read(), time.monotonic() - started
 
+    def check(self, judged: Result) -> None:
+        """Raise NotFinite where a loss that is not finite comes from weights that no training mends."""
+        if math.isfinite(judged.loss):
+            return
+        for name, values in self.distiller.student.state_dict().items():
+            if not values.isfinite().all():
+                raise NotFinite(f"the student's {name}")
+
     def report(self, train: Result, terms: dict[str, float], seconds: float, judged: Result) -> None:
         """Tell the log what an epoch reached."""
         self.log.line(f"Train {train}")
         self.log.line(f"{self.split.capitalize()} {judged}")
+        if not math.isfinite(judged.loss):
+            self.log.line(f"Warning: the {self.split} loss is not finite, so that this epoch cannot be the best")
         speed = {"images_per_second": train.images / seconds, "seconds": seconds}
-        tops = {"teacher_top1": self.meta.get("teacher_top1"), "best_top1": max(judged.top1, self.best.top1)}
+        tops = {"teacher_top1": self.meta.get("teacher_top1"), "best_top1": self.best.top1 if self.best_epoch else None}
         row = {"epoch": self.epoch, "lr": self.optimizer.lr, **train.row("train"), **judged.row(self.split)}
         known = {**dict.fromkeys(COLUMNS), **row, **speed, **tops}
         # A user's distiller file may call a term as a column is called.
@@ -92,10 +109,11 @@ class Trainer:
         """Keep the student where it is the best so far, and always what the next epoch starts from."""
         student = self.distiller.student.state_dict()
         meta = self.meta | {"epoch": self.epoch, "top1": judged.top1, "top5": judged.top5, "loss": judged.loss}
-        if judged.top1 > self.best.top1:
+        if judged.top1 > self.best.top1 and math.isfinite(judged.loss):
             self.best, self.best_epoch = judged, self.epoch
             self.kept = save_best(self.files, {"model": student, "meta": meta})
         save_checkpoint({"model": student, "meta": meta, "training": self.state_dict()}, self.files.last)
+        self.saved_epoch = self.epoch
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on, but for what never changes: a constant teacher, data and config."""
@@ -111,7 +129,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict` of a run with the same config, data and teacher."""
-        self.epoch = state["epoch"]
+        self.epoch = self.saved_epoch = state["epoch"]
         best = dict(state["best"])
         self.best_epoch, self.best = best.pop("epoch"), Result(**best)
         kept = self.distiller.state_dict()

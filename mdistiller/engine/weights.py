@@ -1,13 +1,9 @@
-"""Weight files: every published form is read, one form is written, and never half-way."""
+"""Weight files: every published form is read, one form is written."""
 
 import argparse
-import contextlib
-import os
-import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +15,7 @@ from mdistiller.files import open_regular
 
 from .archive import check_file
 from .layouts import COUNTER, find_state_dict, is_alike, known_meta
+from .writing import atomic_write
 
 KNOWN_TYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 SCALAR = np.float64(0).__reduce__()[0]  # what a pickle makes NumPy numbers with
@@ -207,31 +204,6 @@ def as_numbers(value: torch.Tensor, dtype: torch.dtype, name: str, path: str | P
     else:
         return number
     raise UserError(f"weights {path} are damaged: {name!r} {what}; download or train them again")
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a binary file that takes the name `path` only when it is whole and on the disk.
-
-    What was at `path` before stays until then, also through a crash. Raises UserError where writing fails.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; what was there before is kept") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def save_checkpoint(content: dict[str, Any], path: str | Path) -> None:

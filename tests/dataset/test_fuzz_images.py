@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mdistiller.dataset.decoding import decode
 from mdistiller.dataset.fingerprint import fingerprint
 from mdistiller.dataset.folder import find_images
 from mdistiller.dataset.images import fit, read_small
-from mdistiller.dataset.streaming import centre_crop, decode
+from mdistiller.dataset.streaming import centre_crop
 from mdistiller.errors import UserError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 150))

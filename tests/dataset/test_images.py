@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from mdistiller.dataset.decoding import decode, jpeg_size
 from mdistiller.dataset.folder import find_images
 from mdistiller.dataset.images import FORMATS, MAX_BYTES, MAX_PIXELS, read_small
-from mdistiller.dataset.streaming import decode, jpeg_size
 from mdistiller.errors import UserError
 
 SIDE = 32

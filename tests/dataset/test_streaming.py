@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from mdistiller.dataset import AUGMENTATIONS
+from mdistiller.dataset.decoding import decode
 from mdistiller.dataset.folder import find_images
 from mdistiller.dataset.loaders import CROPS, ORDER, VIEWS
 from mdistiller.dataset.streaming import (
@@ -16,7 +17,6 @@ from mdistiller.dataset.streaming import (
     DRAWS,
     FileLoader,
     centre_crop,
-    decode,
     random_crop_box,
     random_resized_crop,
 )

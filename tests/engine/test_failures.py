@@ -1,5 +1,7 @@
 """What the errors of libraries become: one line where their meaning is known, themselves where it is not."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +21,9 @@ def trainer(tmp_path):
     files, solver = SimpleNamespace(last=tmp_path / "last.pth"), SimpleNamespace(BATCH_SIZE=7)
     cfg = SimpleNamespace(SOLVER=solver)
     data = SimpleNamespace(train=SimpleNamespace(num_images_per_epoch=1))
-    return SimpleNamespace(epoch=3, files=files, cfg=cfg, data=data, meter=Meter(), distiller=torch.nn.Identity())
+    return SimpleNamespace(
+        epoch=3, saved_epoch=2, files=files, cfg=cfg, data=data, meter=Meter(), distiller=torch.nn.Identity()
+    )
 
 
 KILLING = """
@@ -49,6 +53,24 @@ def test_other_errors_are_not_explained(message, trainer):
     assert explain(RuntimeError(message)) is None
     with pytest.raises(RuntimeError, match=message), explained(trainer):
         raise RuntimeError(message)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (MemoryError(), "smaller SOLVER.BATCH_SIZE"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "smaller SOLVER.BATCH_SIZE"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "smaller SOLVER.BATCH_SIZE"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "smaller SOLVER.BATCH_SIZE"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+        (RuntimeError("unable to open shared memory object </torch_1>: Too many open files (24)"), "ulimit -n"),
+        (RuntimeError("can't start new thread"), "DATASET.NUM_WORKERS 0"),
+        (RuntimeError("unable to write to file </torch_1>: No space left on device (28)"), "/dev/shm"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some.bin"), "some.bin: No space left on device; make room"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error, advice):
+    assert advice in str(explain(error))
 
 
 def test_a_batch_of_one_value_a_channel_names_the_batch_size(trainer):

@@ -258,7 +258,8 @@ def test_a_published_name_is_read_back():
 
 def test_text_of_a_file_reaches_the_log_escaped(script):
     files = files_of(script.utils, "run")
-    (script.utils / "a").mkdir()
+    for folder in (script.utils / "a", files.folder):
+        folder.mkdir()
     with RunLog(replace(files, log=script.utils / "a" / "b.log"), "") as log:
         log.line("teacher \x1b[31m\u202e\x9b2J\nred")
     text = (script.utils / "a" / "b.log").read_text()

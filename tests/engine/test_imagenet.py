@@ -10,8 +10,9 @@ import torchvision
 import yaml
 from PIL import Image
 
+from mdistiller.dataset.decoding import decode
 from mdistiller.dataset.folder import find_images
-from mdistiller.dataset.streaming import centre_crop, decode
+from mdistiller.dataset.streaming import centre_crop
 from mdistiller.distillers import build_distiller
 from mdistiller.engine import teachers
 from mdistiller.engine.cfg import CFG, merge

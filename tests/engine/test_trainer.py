@@ -1,6 +1,7 @@
 """The training loop: schedule, records, the best student, and stopping on a loss that is not finite."""
 
 import csv
+import math
 import re
 
 import pytest
@@ -207,6 +208,38 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(scr
     last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
     assert last["meta"]["epoch"] == 1 and all(value.isfinite().all() for value in last["model"].values())
     assert "Stopped: " in only(script.utils, "model_train_log/*.log").read_text()
+
+
+def judged_by(losses, monkeypatch):
+    """Have the epochs of a run be judged by results of these losses, and of higher accuracy from one to the next."""
+    results = iter([Result(loss, 10.0 * place, 90.0, 32) for place, loss in enumerate(losses, 1)])
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: next(results))
+
+
+def test_a_test_loss_that_is_not_finite_is_a_warning_and_never_the_best(script, monkeypatch):
+    judged_by([math.inf, 1.0, math.nan], monkeypatch)
+    assert train(script, "SOLVER.EPOCHS", "3").status == 0, script.err
+    assert script.out.count("Warning: the test loss is not finite") == 2
+    assert torch.load(only(script.utils, "model_pth/*/best.pth"), weights_only=True)["meta"]["epoch"] == 2
+    assert [(row["test_loss"], row["best_top1"]) for row in rows(script)] == [
+        *(("inf", ""), ("1.0", "20.0"), ("nan", "20.0")),
+    ]
+
+
+def test_a_run_without_any_finite_test_loss_says_so_and_keeps_the_last(script, monkeypatch):
+    judged_by([math.inf, math.inf], monkeypatch)
+    train(script).fails_with("the test loss was finite after none of 2 epochs", "last.pth", "lower SOLVER.LR")
+    assert only(script.utils, "model_pth/*/last.pth") and not list(script.utils.rglob("best*.pth"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(script, monkeypatch):
+    def diverge(network, *_):
+        network.fc.weight.data.fill_(math.nan)
+        return Result(math.nan, 1.0, 5.0, 32)
+
+    monkeypatch.setattr(trainer_module, "evaluate", diverge)
+    train(script).fails_with("the student's fc.weight is not finite in epoch 1", "lower SOLVER.LR")
+    assert not list(script.utils.rglob("*.pth"))
 
 
 @pytest.fixture
