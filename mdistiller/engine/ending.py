@@ -11,7 +11,6 @@ from .tables import printable
 from .writing import causes, why
 
 FAILED = 2
-BROKEN_PIPE = 128 + 13  # as a shell reports what SIGPIPE ended
 
 
 def open_streams() -> None:
@@ -55,11 +54,12 @@ def end(error: BaseException | None) -> int:
     stopped = next((cause for cause in causes(error) if isinstance(cause, (Stopped, KeyboardInterrupt))), None)
     if stopped is not None:
         stopped = stopped if isinstance(stopped, Stopped) else Stopped(signal.SIGINT)
-        tell(str(stopped))
+        if stopped.number != signal.SIGPIPE:  # which is to end quietly
+            tell(str(stopped))
         return 128 + stopped.number
-    if isinstance(unwritten, BrokenPipeError) or (isinstance(error, BrokenPipeError) and not explain(error)):
-        return BROKEN_PIPE  # whoever reads our output, such as `head`, has enough
-    if unwritten is not None:
+    if isinstance(error or unwritten, BrokenPipeError) and not (error and explain(error)):
+        return 0  # whoever reads our output, such as `head`, has enough
+    if unwritten is not None and not isinstance(unwritten, BrokenPipeError):
         tell(f"error: cannot write to the standard output: {why(unwritten)}; finished epochs are kept")
         return FAILED
     if error is None:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import io
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ class RunLog:
             with writing("to the standard output", KEPT):
                 try:
                     print(stamped, flush=True)
+                except BrokenPipeError as error:  # whoever reads it, such as `head`, has enough
+                    raise Stopped(signal.SIGPIPE) from error
                 except OSError as error:
                     if error.errno != errno.EIO:  # a terminal that is gone: whoever left it counts on the log
                         raise

@@ -12,7 +12,10 @@ SAME = 0.25  # seconds in which a signal that comes again is the same; `timeout`
 
 
 class Stopped(BaseException):
-    """A signal asks the script to end. where: what went on when it came, and what is kept."""
+    """A signal asks the script to end; SIGPIPE: nobody reads its output.
+
+    where: what went on when it came, and what is kept.
+    """
 
     def __init__(self, number: int, where: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}{where}")

@@ -46,7 +46,7 @@ def writing(path: str | Path, kept: str = "") -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
         reason = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
-        if reason is None or isinstance(error, BrokenPipeError):  # which ends a script quietly
+        if reason is None:
             raise
         raise UserError(f"cannot write {path}: {why(reason)}{kept}") from error
 

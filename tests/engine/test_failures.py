@@ -48,6 +48,21 @@ def test_a_killed_worker_is_one_line(photographs):
     assert re.search(r"was killed.*DATASET.NUM_WORKERS 0", line)
 
 
+NO_ROOM = """
+def refuse(tensor):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+import torch
+torch.Tensor.share_memory_ = refuse
+"""
+
+
+def test_batches_that_do_not_fit_into_shared_memory_are_one_line(photographs):
+    code = NO_ROOM + KILLING
+    result = subprocess.run([sys.executable, "-c", code, photographs], capture_output=True, text=True, cwd=PROJECT)
+    assert result.returncode == 2 and re.fullmatch(r"error: .*/dev/shm.*DATASET.NUM_WORKERS 0.*\n", result.stderr)
+
+
 @pytest.mark.parametrize("message", ["shapes do not fit", "Caught RuntimeError in DataLoader worker process 0."])
 def test_other_errors_are_not_explained(message, trainer):
     assert explain(RuntimeError(message)) is None

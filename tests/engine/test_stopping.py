@@ -156,6 +156,22 @@ def test_weights_without_room_keep_those_before(script, monkeypatch, number):
     check_files(script, 1)
 
 
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("place", range(1, 6))
+def test_a_write_that_fails_anywhere_leaves_only_whole_files(script, monkeypatch, call, place):
+    real, calls = getattr(os, call), []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        return refuse()() if len(calls) == place else real(*arguments)
+
+    monkeypatch.setattr(os, call, fail)
+    script(training_main, *TRAIN).fails_with("cannot write ", "No space left")
+    assert not list(script.utils.rglob("*.tmp"))
+    for path in script.utils.rglob("*.pth"):
+        read_weights(path)
+
+
 def test_a_log_without_room_loses_no_epoch(script, monkeypatch):
     write = trainer_module.RunLog.write
 
