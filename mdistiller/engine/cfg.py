@@ -81,6 +81,7 @@ CFG.SOLVER.TYPE = "SGD"
 CFG.SOLVER.NESTEROV = False  # momentum by Nesterov
 CFG.SOLVER.NO_DECAY_NORMS = False  # no weight decay on norms and biases: parameters of at most one dimension
 CFG.SOLVER.CLIP_GRAD = 0.0  # largest norm of the gradient of all parameters; 0: any
+CFG.SOLVER.SKIP_NONFINITE = 0  # steps in a row that are left out where a gradient is not finite; 0: stop there
 CFG.SOLVER.AMP = "none"  # none | bf16 | fp16: precision of the networks in training
 CFG.SOLVER.CHANNELS_LAST = True  # layout of images and weights; a method of MDistiller's own needs the other
 CFG.SOLVER.COMPILE = False  # the networks, by torch.compile
@@ -89,6 +90,8 @@ CFG.SOLVER.DOT.DELTA = 0.075
 
 CFG.LOG = CN()
 CFG.LOG.WANDB = False  # log to Weights & Biases as well, where wandb is installed
+CFG.LOG.SAVE_STEPS = 0  # write last.pth every so many steps, beside each epoch's end; 0: do not
+CFG.LOG.SAVE_MINUTES = 10.0  # and where the last time is so long ago; 0: do not
 CFG.LOG.TENSORBOARD_FREQ = 500
 CFG.LOG.SAVE_CHECKPOINT_FREQ = 40
 CFG.LOG.PREFIX = "./output"
@@ -133,7 +136,10 @@ CHECKS = {
     "SOLVER.MOMENTUM": FRACTION,
     "SOLVER.TYPE": Check(lambda value: value == "SGD", "SGD"),
     "SOLVER.CLIP_GRAD": NOT_NEGATIVE,
+    "SOLVER.SKIP_NONFINITE": INDEX,
     "SOLVER.AMP": one_of(*AMP_TYPES),
+    "LOG.SAVE_STEPS": INDEX,
+    "LOG.SAVE_MINUTES": NOT_NEGATIVE,
 }
 
 

@@ -23,6 +23,7 @@ COLUMNS = (
     "teacher_top1,best_top1"
 ).split(",")
 DIGITS = 6  # of metrics.csv
+STOPPED = " - Stopped: "  # how the last line of a run that ends early begins, after its time
 
 
 def import_wandb() -> Any:
@@ -45,6 +46,17 @@ def start_wandb(cfg: CN, files: RunFiles) -> Any:
     return import_wandb().init(**options, config=parse_yaml(dump(cfg), "config"))
 
 
+def take_back(log: Path, position: int) -> None:
+    """Cut a log off at `position`, in bytes, but for the lines that say why the run stopped there."""
+    if not log.exists():
+        return
+    text = log.read_bytes()
+    lines = text[position:].splitlines(keepends=True)
+    stop = next((number for number, line in enumerate(lines) if STOPPED.encode() in line), len(lines))
+    with atomic_write(log) as file:
+        file.write(text[:position] + b"".join(lines[stop:]))
+
+
 def round_to(value: Any, digits: int = DIGITS) -> Any:
     """A float with so many significant digits; anything else as it is."""
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
@@ -61,16 +73,23 @@ def tag_of(column: str) -> str:
 class RunLog:
     """Writes what a run reports: lines to the log and stdout, scalars to TensorBoard, a row an epoch to metrics.csv.
 
-    wandb: a run of Weights & Biases that gets the rows too, where there is one.
+    wandb: a run of Weights & Biases that gets the rows too, where there is one. state: a `state_dict`, to go on from
+    there; what was told since is taken back.
     """
 
-    def __init__(self, files: RunFiles, config_text: str, wandb: Any = None):
+    def __init__(self, files: RunFiles, config_text: str, wandb: Any = None, state: dict[str, Any] | None = None):
         from torch.utils.tensorboard import SummaryWriter  # takes long to import, and only runs need it
 
+        state = state or {"position": 0, "columns": [], "rows": []}
         self.files, self.wandb, self.folder = files, wandb, Path.cwd()
-        self.columns: list[str] = []
-        self.rows: list[dict[str, Any]] = []
-        self.tensorboard = SummaryWriter(str(files.folder))
+        self.columns: list[str] = list(state["columns"])
+        self.rows: list[dict[str, Any]] = list(state["rows"])
+        take_back(files.log, state["position"])
+        if self.rows:
+            self.write_rows()
+        else:
+            files.metrics.unlink(missing_ok=True)
+        self.tensorboard = SummaryWriter(str(files.folder), purge_step=len(self.rows) + 1)
         self.logger = logging.Logger(files.name)
         for handler in (logging.FileHandler(files.log), logging.StreamHandler(sys.stdout)):
             handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s"))
@@ -94,12 +113,7 @@ class RunLog:
         rounded = {column: round_to(value) for column, value in row.items()}
         self.rows.append(rounded)
         if new:  # the first epoch, or one with another loss term
-            with atomic_write(self.files.metrics) as file:
-                text = io.TextIOWrapper(file, newline="")
-                writer = csv.DictWriter(text, self.columns)
-                writer.writeheader()
-                writer.writerows(self.rows)
-                text.detach()
+            self.write_rows()
         else:
             with self.files.metrics.open("a", newline="") as metrics:
                 csv.DictWriter(metrics, self.columns).writerow(rounded)
@@ -110,6 +124,19 @@ class RunLog:
         self.tensorboard.flush()
         if self.wandb:
             self.wandb.log(known, step=row["epoch"])
+
+    def write_rows(self) -> None:
+        """Write metrics.csv anew."""
+        with atomic_write(self.files.metrics) as file:
+            text = io.TextIOWrapper(file, newline="")
+            writer = csv.DictWriter(text, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+            text.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been told so far: the log's length in bytes, and the rows of metrics.csv."""
+        return {"position": self.files.log.stat().st_size, "columns": list(self.columns), "rows": list(self.rows)}
 
     def __enter__(self) -> "RunLog":
         return self

@@ -1,0 +1,137 @@
+"""Going on with a run that was stopped: which one, and whether it is still the same."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode as CN
+
+from mdistiller.errors import UserError
+
+from .cfg import changed
+from .runs import RunFiles, published_weights, shown
+
+# What may change while a run goes on, beside all of LOG; SOLVER.LR_DECAY_STAGES may after the present epoch.
+FREE = {
+    "SOLVER.EPOCHS",
+    "SOLVER.SKIP_NONFINITE",
+    "DATASET.ROOT",
+    "DATASET.NUM_WORKERS",
+    "DISTILLER.TEACHER_WEIGHTS",
+    "EXPERIMENT.PROJECT",
+}
+FOUND = "DISTILLER.TEACHER_WEIGHTS", "DISTILLER.TEACHER_SHA256", "DATASET.FINGERPRINT"  # by a run, where not given
+STAGES = "SOLVER.LR_DECAY_STAGES"
+WORDS = {
+    "DATASET.FINGERPRINT": "the images have changed",
+    "DISTILLER.TEACHER_SHA256": "the teacher's file has changed",
+}
+RUN = re.compile(r"(\d{4}(?:-\d\d){5})(?:-(\d+))?_.+")  # its start, and a number where several started at once
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run lies: its name and the folders, of all runs, of its log and of its weights."""
+
+    name: str
+    log_folder: Path
+    weights_folder: Path
+    label: str
+
+    def files(self, *published: str) -> RunFiles:
+        """The run's paths. published: names in that of its published weights."""
+        stem = f"experiment_{self.label}_{self.name}"
+        return RunFiles(
+            name=self.name,
+            log=self.log_folder / f"{stem}.log",
+            folder=self.log_folder / stem,
+            weights=self.weights_folder / self.name,
+            published=published_weights(self.weights_folder, *published),
+        )
+
+    @property
+    def started(self) -> tuple[str, int]:
+        match = RUN.fullmatch(self.name)
+        return (match[1], int(match[2] or 1)) if match else ("", 0)
+
+
+def runs_of(folders: Iterable[tuple[Path, Path]], label: str) -> list[Place]:
+    """The runs in pairs of a folder of logs and one of weights, the newest first."""
+    found = []
+    for log_folder, weights_folder in folders:
+        for folder in weights_folder.glob("*/"):
+            place = Place(folder.name, log_folder, weights_folder, label)
+            if RUN.fullmatch(folder.name) and place.files().config.exists():
+                found.append(place)
+    return sorted(found, key=lambda place: place.started, reverse=True)
+
+
+def find_run(wanted: str, runs: list[Place], utils: Path) -> Place:
+    """The one of `runs` that `wanted`, a name, a folder or a file of it, means; for "" the newest.
+
+    Raises UserError where there is none.
+    """
+    if not runs:
+        raise UserError(f"no run to resume below {shown(utils)}; leave out --resume to start one")
+    if not wanted:
+        return runs[0]
+    path = Path(wanted).resolve()
+    for place in runs:
+        files = place.files()
+        theirs = {files.weights, files.last, files.previous, files.best, files.log, files.folder, files.config}
+        if wanted == place.name or path in {each.resolve() for each in theirs}:
+            return place
+    raise UserError(
+        f"no run {wanted!r} below {shown(utils)}; expected a run's name, folder or last.pth, as {runs[0].name}"
+    )
+
+
+def with_found(cfg: CN, then: CN) -> CN:
+    """`cfg` with what the run whose config was `then` found out for itself, where it is not given."""
+    for key in FOUND:
+        if not value_of(cfg, key):
+            cfg = changed(cfg, key, value_of(then, key))
+    return cfg
+
+
+def check_same(name: str, then: CN, now: CN, finished: int) -> None:
+    """Raise UserError, listing what differs, where `now` is the config of another run than `then`, that of run `name`.
+
+    finished: epochs that the run has behind it.
+    """
+    others = differences(then, now, finished)
+    if now.SOLVER.EPOCHS < finished:
+        others.append(f"SOLVER.EPOCHS {now.SOLVER.EPOCHS}, and {finished} are done")
+    if others:
+        raise UserError(f"run {name} cannot go on otherwise than it began: {'; '.join(others)}; start a new run")
+
+
+def differences(then: CN, now: CN, finished: int) -> list[str]:
+    """What makes a run by the config `now` another one than that by `then`, in words."""
+    before, after = flat(then), flat(now)
+    if all(passed(values[STAGES], finished) == passed(before[STAGES], finished) for values in (before, after)):
+        before[STAGES] = after[STAGES]
+    told = []
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key, ""), after.get(key, "")
+        if key not in FREE and not key.startswith("LOG.") and old != new:
+            told.append(WORDS.get(key, f"{key} {new}, was {old}"))
+    return told
+
+
+def passed(stages: Iterable[int], finished: int) -> list[int]:
+    """Those that the learning rate of the finished epochs and of the next depends on."""
+    return [stage for stage in stages if stage <= finished]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested `values` by dotted keys; sequences as lists."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = list(value) if isinstance(value, (list, tuple)) else value
+    return leaves
