@@ -3,6 +3,8 @@
 import contextlib
 import os
 import re
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,16 +50,48 @@ def short_name(stem: str) -> str:
     return f"{time}_{title}"
 
 
-def write_settings(writer: Any, config_text: str) -> None:
-    """Write a run's config to its events, as text and as hyper-parameters; no folder of its own, as `add_hparams`."""
-    from torch.utils.tensorboard.summary import hparams
+class EventFile:
+    """A run's events in a file of `folder`; written at once, so that an OSError is raised where it happens.
 
-    indented = "\n".join(f"    {line}" for line in config_text.splitlines())  # a block of code in Markdown
-    writer.add_text("config", indented)
-    values = flat({k: v for k, v in parse_yaml(config_text, "config").items() if k not in LEFT_OUT})
-    experiment, start, _ = hparams(values, dict.fromkeys(METRICS))
-    for summary in (experiment, start):
-        writer.file_writer.add_summary(summary)
+    first_step: of what follows; what older files have from there on is not shown.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 1):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # takes long to import, and only runs need it
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.event = Event
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.file = (folder / name).open("xb")
+        self.records = RecordWriter(self.file)
+        self._write(file_version="brain.Event:2")
+        self._write(session_log=SessionLog(status=SessionLog.START), step=first_step)
+        self.file.flush()
+
+    def add_scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Write numbers by their tags."""
+        from torch.utils.tensorboard.summary import scalar
+
+        for tag, value in values.items():
+            self._write(summary=scalar(tag, value), step=epoch)
+        self.file.flush()
+
+    def add_settings(self, config_text: str) -> None:
+        """Write a run's config, as text and as hyper-parameters; no folder of its own, as `add_hparams` has."""
+        from torch.utils.tensorboard.summary import hparams, text
+
+        indented = "\n".join(f"    {line}" for line in config_text.splitlines())  # a block of code in Markdown
+        values = flat({k: v for k, v in parse_yaml(config_text, "config").items() if k not in LEFT_OUT})
+        experiment, start, _ = hparams(values, dict.fromkeys(METRICS))
+        for summary in (text("config", indented), experiment, start):
+            self._write(summary=summary)
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _write(self, **fields: Any) -> None:
+        self.records.write(self.event(wall_time=time.time(), **fields).SerializeToString())
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Checkpointer:
         trainer.meter.check()
         content = {
             "model": trainer.distiller.student.state_dict(),
-            "meta": trainer.meta | {"epoch": trainer.finished},
+            "meta": trainer.about(),
             "training": trainer.state_dict(),
         }
         save_checkpoint(content, self.files.last, self.files.previous)

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +17,14 @@ from mdistiller.errors import UserError, nearest
 from .cfg import used_sections
 from .demo import run_demo
 from .describe import print_commands
+from .ending import end, open_streams, tell
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
-from .failures import explain
 from .index import BENCHMARKS, Benchmark
 from .resolve import Choices, baseline_config, distillation_config
 from .run import run_experiment, select_device
 from .runs import CONFIGS
-from .tables import format_classes, format_table, place, printable, write_classes, write_table
+from .signals import stoppable
+from .tables import format_classes, format_table, place, write_classes, write_table
 from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
 from .values import dump
 
@@ -65,27 +65,14 @@ class TrainingParser(Parser):
 
 
 def run_script(main: Callable[..., None], *arguments: Any) -> int:
-    """Exit status of `main(*arguments)`: 2, and one line on stderr, for bad input."""
-    try:
-        main(*arguments)
-    except BrokenPipeError:  # whoever reads our output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted; finished epochs are kept", file=sys.stderr)
-        return 130
-    except Exception as error:
-        explanation = explain(error)
-        if explanation is None:
-            raise
-        print_error(explanation)
-        return 2
-    return 0
-
-
-def print_error(error: UserError) -> None:
-    """Tell the terminal what was wrong, in one line."""
-    print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    """Exit status of `main(*arguments)`: 2, and one line on stderr, for bad input; 128 and its number for a signal."""
+    open_streams()
+    with stoppable():
+        try:
+            main(*arguments)
+        except BaseException as error:
+            return end(error)
+        return end(None)
 
 
 def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
@@ -181,7 +168,7 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
     if errors:  # what is wrong with the data is so for every file on it
         *others, last = {str(error): error for error in errors}.values()
         for other in others:
-            print_error(other)
+            tell(f"error: {other}")
         raise last
 
 

@@ -1,6 +1,7 @@
 """What the errors of libraries mean, in one line for the user."""
 
 import contextlib
+import errno
 import re
 import traceback
 from collections.abc import Iterator
@@ -11,8 +12,20 @@ import torch
 from mdistiller.errors import UserError
 
 from .metrics import NotFinite
+from .signals import Stopped
+from .writing import why
 
-LOST_WORKER = re.compile(r"DataLoader worker .*(is killed by signal|exited unexpectedly)|unable to .* shared memory")
+LOST_WORKER = re.compile(
+    r"DataLoader worker .*(is killed by signal|exited unexpectedly)|unable to .*(shared memory|</?torch_)"
+)
+# What the machine lacks, by what libraries say of it, and what to type.
+MEMORY = "out of memory; type a smaller SOLVER.BATCH_SIZE, or fewer DATASET.NUM_WORKERS"
+LACKS = {
+    r"Too many open files|received 0 items of ancdata": "type ulimit -n 4096 before it, or DATASET.NUM_WORKERS 0",
+    r"can't start new thread|Resource temporarily unavailable": "type DATASET.NUM_WORKERS 0, or end other processes",
+    r"out of memory|(can't|Cannot) allocate memory|not enough memory|Unable to allocate|STATUS_ALLOC_FAILED": MEMORY,
+}
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 ONE_VALUE = re.compile(r"Expected more than 1 value per channel")
 
 
@@ -20,7 +33,9 @@ def explain(error: BaseException) -> UserError | None:
     """The UserError that says what `error`, of whatever part of a run, means; None where that is not known."""
     if isinstance(error, UserError):
         return error
-    is_cut_off = isinstance(error, (ConnectionError, EOFError)) and passed_through(error, "multiprocessing")
+    if lack := explain_lack(error):
+        return lack
+    is_cut_off = isinstance(error, (OSError, EOFError)) and passed_through(error, "multiprocessing")
     if is_cut_off or LOST_WORKER.search(str(error)):  # raised in whatever the main thread happens to be doing
         return UserError(
             "a process that decodes images was killed, by lack of memory or of shared memory (/dev/shm; a container's "
@@ -29,6 +44,20 @@ def explain(error: BaseException) -> UserError | None:
     if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):  # importing it takes a second
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         return UserError(f"compiling the networks failed ({reason}); add SOLVER.COMPILE False")
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        return UserError(f"{f'{error.filename}: ' if error.filename else ''}{why(error)}")
+    return None
+
+
+def explain_lack(error: BaseException) -> UserError | None:
+    """The UserError for what the machine has too little of."""
+    if isinstance(error, MemoryError):
+        return UserError(MEMORY)
+    if not isinstance(error, (OSError, RuntimeError)):
+        return None
+    for pattern, advice in LACKS.items():
+        if match := re.search(pattern, str(error)):
+            return UserError(advice if advice == MEMORY else f"{match[0]}; {advice}")
     return None
 
 
@@ -40,9 +69,15 @@ def passed_through(error: BaseException, package: str) -> bool:
 
 @contextlib.contextmanager
 def explained(trainer: Any) -> Iterator[None]:
-    """Within it, errors of libraries become a UserError that says what they mean for the run of `trainer`."""
+    """Within it, errors of libraries become a UserError that says what they mean for the run of `trainer`.
+
+    A signal's Stopped says in which epoch it came.
+    """
     try:
         yield
+    except Stopped as stopped:
+        during = "after" if trainer.saved_epoch == trainer.epoch else "in"
+        raise Stopped(stopped.number, f" {during} epoch {trainer.epoch}; {kept(trainer)}") from stopped
     except Exception as error:
         explanation = explain(error) or explain_training(error, trainer)
         if explanation is None or explanation is error:
@@ -64,9 +99,14 @@ def explain_training(error: Exception, trainer: Any) -> UserError | None:
         what = first_term_not_finite(trainer) or f"a matrix of {type(trainer.distiller).__name__}"
     else:
         return None
-    epoch, last = trainer.epoch, trainer.files.last
-    kept = f"epoch {epoch - 1} is kept in {last}" if epoch > 1 else "no epoch was finished"
-    return UserError(f"{what} is not finite in epoch {epoch}, training stopped; {kept}; try a lower SOLVER.LR")
+    stopped = f"{what} is not finite in epoch {trainer.epoch}, training stopped"
+    return UserError(f"{stopped}; {kept(trainer)}; try a lower SOLVER.LR")
+
+
+def kept(trainer: Any) -> str:
+    """What a run that stops has saved, in words."""
+    epoch = trainer.saved_epoch
+    return f"epoch {epoch} is kept in {trainer.files.last}" if epoch else "no epoch was finished"
 
 
 def first_term_not_finite(trainer: Any) -> str | None:

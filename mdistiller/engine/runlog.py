@@ -1,9 +1,10 @@
 """What a run reports: its log, TensorBoard scalars, metrics.csv and the config that ran."""
 
+import contextlib
 import csv
+import errno
 import io
-import logging
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,21 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.errors import UserError
 
-from .board import link_runs, write_settings
+from .board import EventFile, link_runs
 from .cfg import CFG
 from .lines import as_lines
 from .runs import RunFiles
+from .signals import Stopped
 from .values import dump, parse_yaml
-from .weights import atomic_write
+from .writing import atomic_write, writing
 
 COLUMNS = (
     "epoch,lr,train_loss,train_top1,train_top5,test_loss,test_top1,test_top5,images_per_second,seconds,"
     "teacher_top1,best_top1"
 ).split(",")
 DIGITS = 6  # of metrics.csv
-STOPPED = " - Stopped: "  # how the last line of a run that ends early begins, after its time
+KEPT = "; finished epochs are kept"
+STOPPED = "Stopped: "  # how the lines begin that say why a run ended early
 
 
 def import_wandb() -> Any:
@@ -52,7 +55,7 @@ def take_back(log: Path, position: int) -> None:
         return
     text = log.read_bytes()
     lines = text[position:].splitlines(keepends=True)
-    stop = next((number for number, line in enumerate(lines) if STOPPED.encode() in line), len(lines))
+    stop = next((number for number, line in enumerate(lines) if f" - {STOPPED}".encode() in line), len(lines))
     with atomic_write(log) as file:
         file.write(text[:position] + b"".join(lines[stop:]))
 
@@ -78,50 +81,57 @@ class RunLog:
     """
 
     def __init__(self, files: RunFiles, config_text: str, wandb: Any = None, state: dict[str, Any] | None = None):
-        from torch.utils.tensorboard import SummaryWriter  # takes long to import, and only runs need it
-
         state = state or {"position": 0, "columns": [], "rows": []}
         self.files, self.wandb, self.folder = files, wandb, Path.cwd()
         self.columns: list[str] = list(state["columns"])
         self.rows: list[dict[str, Any]] = list(state["rows"])
-        take_back(files.log, state["position"])
-        if self.rows:
-            self.write_rows()
-        else:
-            files.metrics.unlink(missing_ok=True)
-        self.tensorboard = SummaryWriter(str(files.folder), purge_step=len(self.rows) + 1)
-        self.logger = logging.Logger(files.name)
-        for handler in (logging.FileHandler(files.log), logging.StreamHandler(sys.stdout)):
-            handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s"))
-            self.logger.addHandler(handler)
-        files.config.write_text(config_text)
-        write_settings(self.tensorboard, config_text)
+        with atomic_write(files.config) as file:
+            file.write(config_text.encode())
+        with writing(files.log):
+            take_back(files.log, state["position"])
+            self.file = files.log.open("a", encoding="utf-8", errors="backslashreplace")
+        with writing(files.folder):
+            if self.rows:
+                self.write_rows()
+            else:
+                files.metrics.unlink(missing_ok=True)
+            self.events = EventFile(files.folder, first_step=len(self.rows) + 1)
+            self.events.add_settings(config_text)
         link_runs(files.log.parents[1])
 
     def line(self, message: str, wrap: bool = True) -> None:
         """Tell `message` in lines that fit a terminal, or in one where others count on its wording."""
         for line in as_lines(message, self.folder) if wrap else [message]:
-            self.logger.info(line)
+            with writing(self.files.log, KEPT):
+                stamped = self.write(line)
+            try:
+                print(stamped, flush=True)
+            except OSError as error:
+                if error.errno != errno.EIO:  # a terminal that is gone: whoever left it counts on the log
+                    raise
+
+    def write(self, line: str) -> str:
+        """Add `line` to the log alone; returns it as it stands there, with the time."""
+        now = time.time()
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))},{int(now % 1 * 1000):03d} - {line}"
+        print(stamped, file=self.file, flush=True)
+        return stamped
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Record an epoch: the values of COLUMNS, None for what is not known, then each loss term, which may come late.
 
         metrics.csv gets them with DIGITS significant digits.
         """
-        new = [column for column in row if column not in self.columns]
-        self.columns += new
-        rounded = {column: round_to(value) for column, value in row.items()}
-        self.rows.append(rounded)
-        if new:  # the first epoch, or one with another loss term
-            self.write_rows()
-        else:
-            with self.files.metrics.open("a", newline="") as metrics:
-                csv.DictWriter(metrics, self.columns).writerow(rounded)
+        self.columns += [column for column in row if column not in self.columns]
+        self.rows.append({column: round_to(value) for column, value in row.items()})
+        if not self.files.folder.is_dir():
+            raise UserError(f"{self.files.folder} was removed, where metrics.csv and TensorBoard's events go{KEPT}")
+        self.write_rows()
         known = {column: value for column, value in row.items() if value is not None}
-        for column, value in known.items():
-            if column != "epoch":
-                self.tensorboard.add_scalar(tag_of(column), value, row["epoch"])
-        self.tensorboard.flush()
+        with writing(self.files.folder, KEPT):
+            self.events.add_scalars(
+                {tag_of(column): value for column, value in known.items() if column != "epoch"}, row["epoch"]
+            )
         if self.wandb:
             self.wandb.log(known, step=row["epoch"])
 
@@ -142,13 +152,13 @@ class RunLog:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if error is not None:
-            log_file, _ = self.logger.handlers  # whoever catches the error tells the terminal
-            for line in as_lines(f"Stopped: {error!r}", self.folder):
-                log_file.handle(self.logger.makeRecord("", logging.ERROR, "", 0, line, (), None))
-        self.tensorboard.close()
+        if error is not None:  # whoever catches it tells the terminal
+            reason = str(error) if isinstance(error, (UserError, Stopped)) else repr(error)
+            with contextlib.suppress(OSError):
+                for line in as_lines(f"{STOPPED}{reason}", self.folder):
+                    self.write(line)
+        for file in (self.events, self.file):
+            with contextlib.suppress(OSError):  # all of it is flushed as it is written
+                file.close()
         if self.wandb:
             self.wandb.finish(exit_code=0 if error is None else 1)
-        for handler in list(self.logger.handlers):
-            self.logger.removeHandler(handler)
-            handler.close()

@@ -1,5 +1,6 @@
 """Every path and name of a run, and which run has the published name."""
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from mdistiller.errors import UserError
 
 from .identity import locked, why_kept
 from .weights import copy_file, read_weights, save_checkpoint
+from .writing import remove_stale, why
 
 PACKAGE = Path(mdistiller.__file__).resolve().parent
 PROJECT = PACKAGE.parent
@@ -87,20 +89,23 @@ def create_run(
     """Claim a new run's folders, so that no two runs share one, and return its paths.
 
     dataset_label: as in the log's name, such as `cifar-100`; title: the names that follow the time in the run's name;
-    published: those of its published name. Raises UserError where the folders cannot be made.
+    published: those of its published name. What killed runs left half-written there is removed.
+    Raises UserError where the folders cannot be made.
     """
+    for folder in (log_folder, weights_folder):
+        make_folder(folder)
+        remove_stale([folder, *folder.glob("*/")])
     started, rest = time.strftime("%Y-%m-%d-%H-%M-%S"), "_".join(title)
     for attempt in range(1, 1000):
         name = f"{started}_{rest}" if attempt == 1 else f"{started}-{attempt}_{rest}"
         stem = f"experiment_{dataset_label}_{name}"
         try:
-            log_folder.mkdir(parents=True, exist_ok=True)
-            (weights_folder / name).mkdir(parents=True)
+            (weights_folder / name).mkdir()
             (log_folder / stem).mkdir()
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"cannot create {error.filename}: {error.strerror}; make it writable") from error
+            raise UserError(f"cannot create {error.filename}: {why(error)}") from error
         return RunFiles(
             name=name,
             log=log_folder / f"{stem}.log",
@@ -109,6 +114,20 @@ def create_run(
             published=published_weights(weights_folder, *published),
         )
     raise UserError(f"1000 runs named {started}_{rest} exist in {weights_folder}; start again")
+
+
+def make_folder(path: Path) -> None:
+    """Have the folder `path` exist. Raises UserError, which names what is in the way, where it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        for place in (path, *path.parents):
+            if place.is_symlink() and not place.exists():
+                reason = f"{place} is a link to {os.readlink(place)}, which does not exist; make it or remove the link"
+                raise UserError(f"cannot create {path}: {reason}") from error
+            if place.exists() and not place.is_dir():
+                raise UserError(f"cannot create {path}: {place} is no folder; move it away") from error
+        raise UserError(f"cannot create {error.filename}: {why(error)}") from error
 
 
 def shown(path: Path) -> str:

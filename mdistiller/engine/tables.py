@@ -9,7 +9,7 @@ from typing import Any
 
 from .evaluate import Evaluation
 from .runs import shown
-from .weights import atomic_write
+from .writing import atomic_write
 
 WIDTH, GAP = 100, "  "  # columns of a line, and what stands between two columns of a table
 UNKNOWN, ELLIPSIS = "-", "…"

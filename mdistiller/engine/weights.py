@@ -1,16 +1,12 @@
-"""Weight files: every published form is read, one form is written, and never half-way."""
+"""Weight files: every published form is read, one form is written."""
 
 import argparse
-import contextlib
 import math
-import os
 import pickle
 import tarfile
-import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +14,8 @@ from torch import nn
 
 from mdistiller.dataset import IMAGENET_WNIDS
 from mdistiller.errors import UserError
+
+from .writing import atomic_write
 
 SCALAR = np.float64(0).__reduce__()[0]  # what a pickle makes NumPy numbers with
 # Harmless types that published checkpoints keep beside their tensors: options and accuracies.
@@ -203,31 +201,6 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
         )
     network.load_state_dict(state_dict)
     return meta
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a binary file that takes the name `path` only when it is whole and on the disk.
-
-    What was at `path` before stays until then, also through a crash. Raises UserError where writing fails.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; what was there before is kept") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def save_checkpoint(content: dict[str, Any], path: str | Path) -> None:

@@ -19,7 +19,9 @@ def trainer(tmp_path):
     files, solver = SimpleNamespace(last=tmp_path / "last.pth"), SimpleNamespace(BATCH_SIZE=7)
     cfg = SimpleNamespace(SOLVER=solver)
     data = SimpleNamespace(train=SimpleNamespace(num_images_per_epoch=1))
-    return SimpleNamespace(epoch=3, files=files, cfg=cfg, data=data, meter=Meter(), distiller=torch.nn.Identity())
+    return SimpleNamespace(
+        epoch=3, saved_epoch=2, files=files, cfg=cfg, data=data, meter=Meter(), distiller=torch.nn.Identity()
+    )
 
 
 KILLING = """

@@ -1,0 +1,87 @@
+"""Signals that end a script, as an exception: what is open is closed, and the last line says what is kept."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+SAME = 0.25  # seconds in which a signal that comes again is the same; `timeout` sends its own twice
+
+
+class Stopped(BaseException):
+    """A signal asks the script to end. where: what went on when it came, and what is kept."""
+
+    def __init__(self, number: int, where: str = ""):
+        super().__init__(f"stopped by {signal.Signals(number).name}{where}")
+        self.number = number
+
+
+class Stopper:
+    """Handles SIGNALS: the first raises Stopped in the main thread, the next ends the process at once."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.first_at: float | None = None
+        self.is_held = False
+        self.waiting: int | None = None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if os.getpid() != self.process:  # a worker, forked from the script, which ends it; Ctrl-C reaches both
+            if number == signal.SIGTERM:
+                end_by(number)
+            return
+        now = time.monotonic()
+        if self.first_at is not None:
+            if now - self.first_at > SAME:
+                end_by(number)
+            return
+        self.first_at = now
+        ignore_workers()
+        if self.is_held:
+            self.waiting = number
+        else:
+            raise Stopped(number)
+
+
+def ignore_workers() -> None:
+    """Have the ends of worker processes, of which torch makes errors, be none any more."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def end_by(number: int) -> None:
+    """End this process as the signal `number` does where nothing handles it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within it SIGNALS raise Stopped, but for those that the script was started to ignore, as `nohup` does."""
+    stopper = Stopper()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number, handler in before.items():
+            if handler not in (signal.SIG_IGN, None):
+                signal.signal(number, stopper)
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is stopper:
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Within it a signal that would raise Stopped waits for the end; the next one still ends the process."""
+    stopper = next((each for each in map(signal.getsignal, SIGNALS) if isinstance(each, Stopper)), Stopper())
+    stopper.is_held = True
+    try:
+        yield
+    finally:
+        stopper.is_held = False
+    if stopper.waiting is not None:
+        raise Stopped(stopper.waiting)
