@@ -155,8 +155,7 @@ def build_data(
     read, so that testing needs no training images. memory_format: of the batches' images.
     With "train" comes validation, where there is any: DATASET.VAL_FRACTION of the training images, held out by `seed`,
     or `val` of a folder that has `test` as well.
-    The training loader shuffles, and augments as DATASET.AUGMENT says, from a generator seeded with `seed`; the others
-    do neither.
+    The training loader shuffles, and augments as DATASET.AUGMENT says, by `seed`; the others do neither.
     Raises `UserError` for an unknown DATASET.AUGMENT, for a DATASET.IMAGE_SIZE at which the images would not fit into
     memory, for two validation sets, and for data that is missing or damaged.
     """
@@ -174,7 +173,7 @@ def build_data(
     test: Any = None
     val: Any = None
     if "train" in sets:
-        options = {"augment": dataset.AUGMENT, "shuffle": True, "generator": torch.Generator().manual_seed(seed)}
+        options = {"augment": dataset.AUGMENT, "shuffle": True, "seed": seed}
         train = _loader(sets["train"], cfg.SOLVER.BATCH_SIZE, *statistics, dataset, memory_format, **options)
     if "test" in sets:
         test = _loader(sets["test"], dataset.TEST.BATCH_SIZE, *statistics, dataset, memory_format)

@@ -5,8 +5,10 @@ Source of the idea: Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single G
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from mdistiller.dataset.augment import distort, weak
@@ -23,9 +25,12 @@ class BatchSource:
 
     augment: "none", "weak" or "strong"; "weak+strong", which has every image twice in an epoch, once in each way, all
     shuffled together; or "two-view", which has every image once, in both ways in the same batch.
-    mean, std: three numbers each, for values in 0..1. generator: a CPU generator, which makes every random choice, so
-    that the batches depend on its state alone and not on the device. weak_view: what weak augmentation does, a function
-    like `weak`. posterize_bits: of `distort`.
+    mean, std: three numbers each, for values in 0..1. seed: 0 or more, from which every random choice follows, on any
+    device. weak_view: what weak augmentation does, a function like `weak`. posterize_bits: of `distort`.
+
+    Each epoch's order has a random generator of its own, and so has each chunk of batches that are augmented together:
+    a chunk is made without those before it. An epoch is finished when its last batch is handed out. An iteration begins
+    at an epoch's first batch, again where the one before was broken off, but after `load_state_dict` in its middle.
 
     A batch is a dict of `image`, float32 (B, 3, H, W) in `memory_format`; `target`, int64 (B,); and `index`, int64
     (B,), the row in the image set. With "two-view" it has `image_weak`, which is `image`, and `image_strong` as well.
@@ -40,7 +45,7 @@ class BatchSource:
         std: Sequence[float],
         augment: str = "none",
         shuffle: bool = False,
-        generator: torch.Generator | None = None,
+        seed: int = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
         weak_view: Callable[[torch.Tensor, torch.Generator], torch.Tensor] = weak,
         posterize_bits: tuple[int, int] = (1, 1),
@@ -54,11 +59,13 @@ class BatchSource:
         self.augment = augment
         self.mean, self.std = mean, std
         self.shuffle = shuffle
-        self.generator = generator if generator is not None else torch.Generator()
+        self.seed = seed
         self.memory_format = memory_format
         self.weak_view = weak_view
         self.posterize_bits = posterize_bits
         self._mean, self._std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std))
+        # Epochs finished, and batches handed out of the one that runs: now, and where the next iteration begins.
+        self._position = self._start = 0, 0
 
     @property
     def device(self) -> torch.device:
@@ -71,33 +78,52 @@ class BatchSource:
         return len(self.image_set) * (2 if self.augment == "weak+strong" else 1)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        raise NotImplementedError
+        epoch, first = self._start
+        count, length = first, len(self)
+        for batch in self._batches(epoch, first):
+            count += 1
+            self._position = (epoch, count) if count < length else (epoch + 1, 0)
+            self._start = self._position[0], 0
+            yield batch
+            del batch  # whose memory the next one then takes
 
     def __len__(self) -> int:
         return -(-self.num_images_per_epoch // self.batch_size)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """What `load_state_dict` needs to repeat the next epoch bit for bit: the generator's state."""
-        return {"generator": self.generator.get_state()}
+    def state_dict(self) -> dict[str, int]:
+        """`epoch`: how many are finished; `batch`: how many batches of the running one have been handed out."""
+        return dict(zip(("epoch", "batch"), self._position, strict=True))
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from a `state_dict` taken between two epochs."""
-        self.generator.set_state(state["generator"])
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration give, bit for bit, the batches that followed in the loader that `state` is of.
 
-    def _order(self):
+        That loader had the same images, seed, batch size and augmentation.
+        """
+        self._position = self._start = state["epoch"], state["batch"]
+
+    def _batches(self, epoch, first):
+        """The batches of `epoch`, which counts from 0, from its batch `first` on."""
+        raise NotImplementedError
+
+    def _generator(self, *place):
+        """A CPU generator for `place`, whole numbers: (epoch,) for the order, (epoch, chunk) for its augmentation."""
+        (seed,) = np.random.SeedSequence(self.seed, spawn_key=place).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(seed))
+
+    def _order(self, epoch):
         """The rows of an epoch's images, int64; in "weak+strong" row + len(image_set) means the image's strong view."""
         count = self.num_images_per_epoch
-        return torch.randperm(count, generator=self.generator) if self.shuffle else torch.arange(count)
+        return torch.randperm(count, generator=self._generator(epoch)) if self.shuffle else torch.arange(count)
 
-    def _views(self, entries, images, images_strong=None):
+    def _views(self, generator, entries, images, images_strong=None):
         """The augmented views of `entries`, a list of one or, in "two-view", of a weak and a strong one.
 
         images: uint8 (B, 3, H, W), as each view is; images_strong: what the strong view is made of, if not `images`.
         """
-        views = [self._augment(images, entries)]
+        views = [self._augment(images, entries, generator)]
         if self.augment == "two-view":
-            weak_view = self._weak(images if images_strong is None else images_strong)
-            views.append(distort(weak_view, self.generator, self.posterize_bits))
+            weak_view = self._weak(images if images_strong is None else images_strong, generator)
+            views.append(distort(weak_view, generator, self.posterize_bits))
         return views
 
     def _batch(self, rows, views):
@@ -112,20 +138,20 @@ class BatchSource:
         """The image set's rows, on the device, that `entries`, some of those that `_order` gives, stand for."""
         return (entries % len(self.image_set)).to(self.device, non_blocking=True)
 
-    def _augment(self, images, entries):
+    def _augment(self, images, entries, generator):
         if self.augment == "none":
             return images
-        images = self._weak(images)
+        images = self._weak(images, generator)
         if self.augment == "strong":
-            return distort(images, self.generator, self.posterize_bits)
+            return distort(images, generator, self.posterize_bits)
         if self.augment == "weak+strong":
             places = (entries >= len(self.image_set)).nonzero().flatten().to(images.device, non_blocking=True)
-            distorted = distort(images.index_select(0, places), self.generator, self.posterize_bits)
+            distorted = distort(images.index_select(0, places), generator, self.posterize_bits)
             return images.index_copy_(0, places, distorted)
         return images
 
-    def _weak(self, images):
-        return self.weak_view(images, self.generator)
+    def _weak(self, images, generator):
+        return self.weak_view(images, generator)
 
     def _normalise(self, images):
         # Bytes are the cheapest to lay out anew; statistics of an image's shape are faster on a CPU than a broadcast.
@@ -148,11 +174,16 @@ class Loader(BatchSource):
         images = image_set.images.contiguous(memory_format=torch.channels_last)
         super().__init__(replace(image_set, images=images), *args, **options)
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def _batches(self, epoch, first):
         pixels = self.image_set.images.permute(0, 2, 3, 1)
         batches_per_chunk = max(1, CHUNK // self.batch_size)
-        for entries in self._order().split(batches_per_chunk * self.batch_size):
+        chunks = self._order(epoch).split(batches_per_chunk * self.batch_size)
+        first_chunk, skipped = divmod(first, batches_per_chunk)
+        for chunk, entries in enumerate(chunks[first_chunk:], first_chunk):
             rows = self._rows(entries)
-            views = self._views(entries, pixels.index_select(0, rows).permute(0, 3, 1, 2))
-            for batch_rows, *batch_views in zip(*(part.split(self.batch_size) for part in (rows, *views)), strict=True):
+            images = pixels.index_select(0, rows).permute(0, 3, 1, 2)
+            parts = rows, *self._views(self._generator(epoch, chunk), entries, images)
+            batches = zip(*(part.split(self.batch_size) for part in parts), strict=True)
+            for batch_rows, *batch_views in islice(batches, skipped, None):
                 yield self._batch(batch_rows, batch_views)
+            skipped = 0

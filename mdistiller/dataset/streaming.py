@@ -7,7 +7,7 @@ draws nothing: it is sent the random numbers of its batch, so that their number 
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,11 +51,12 @@ class FileLoader(BatchSource):
     ) -> None:
         super().__init__(image_set, batch_size, mean, std, **options)
         self.image_size, self.small = image_size, small
+        self._plan = _Plan(self)
         workers = min(workers, available_cores())
         self._decoded: DataLoader[Any] = DataLoader(
             _Decoder(image_set.to("cpu"), image_size, small),
             batch_size=None,  # the plan's entries are whole batches
-            sampler=_Plan(self),
+            sampler=self._plan,
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=BATCHES_AHEAD if workers else None,
@@ -63,16 +64,17 @@ class FileLoader(BatchSource):
             generator=torch.Generator(),  # keeps torch's own from being drawn from
         )
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for item in self._decoded:
+    def _batches(self, epoch, first):
+        self._plan.begin_at = epoch, first
+        for number, item in enumerate(self._decoded, first):
             if isinstance(item, str):
                 raise UserError(item)
             entries, views = item
             views = [view.to(self.device, non_blocking=True) for view in views]
-            yield self._batch(self._rows(entries), self._views(entries, *views))
+            yield self._batch(self._rows(entries), self._views(self._generator(epoch, number), entries, *views))
 
-    def _weak(self, images):
-        return super()._weak(images) if self.small else images  # workers have cropped them
+    def _weak(self, images, generator):
+        return super()._weak(images, generator) if self.small else images  # workers have cropped them
 
 
 def available_cores() -> int:
@@ -81,29 +83,33 @@ def available_cores() -> int:
 
 
 class _Plan:
-    """Each epoch's batches: for each its entries, int64 (B,), and the random numbers that its crops are made by.
+    """An epoch's batches: for each its entries, int64 (B,), and the random numbers that its crops are made by.
 
     These are float64 (views, B, DRAWS) in 0..1, or None where workers do not crop at random.
+    begin_at: the epoch, and its first batch that is still needed.
     """
 
     def __init__(self, loader):
         self.loader = loader
+        self.begin_at = 0, 0
 
     def __len__(self):
         return len(self.loader)
 
     def __iter__(self):
+        epoch, first = self.begin_at
+        batches = self.loader._order(epoch).split(self.loader.batch_size)
+        for number, entries in enumerate(batches[first:], first):
+            yield entries, self._draws(epoch, number, len(entries))
+
+    def _draws(self, epoch, number, count):
         loader = self.loader
-        order = loader._order()
         if loader.augment == "none" or loader.small:
-            yield from ((entries, None) for entries in order.split(loader.batch_size))
-            return
-        # Workers read ahead, by how much depends on their number; the loader's generator must not move with them.
-        seed = int(torch.randint(2**62, (), generator=loader.generator))
-        generator = torch.Generator().manual_seed(seed)
+            return None
+        # Beside the batch's generator, which the distortions draw from when the batch is decoded.
+        generator = loader._generator(epoch, number, 0)
         views = 2 if loader.augment == "two-view" else 1
-        for entries in order.split(loader.batch_size):
-            yield entries, torch.rand(views, len(entries), DRAWS, dtype=torch.float64, generator=generator)
+        return torch.rand(views, count, DRAWS, dtype=torch.float64, generator=generator)
 
 
 class _Decoder(Dataset):

@@ -44,7 +44,7 @@ class Checkpointer:
 
 
 def read_state(files: RunFiles) -> tuple[dict[str, Any] | None, str | None]:
-    """What the run of `files` goes on from, and a warning where it is not the newest that was saved.
+    """The content of the file that the run of `files` goes on from, and a warning where a newer one was lost.
 
     None where it was stopped before it saved anything. Raises UserError where all that it saved is damaged.
     """
@@ -53,22 +53,22 @@ def read_state(files: RunFiles) -> tuple[dict[str, Any] | None, str | None]:
         if not path.exists():
             continue
         try:
-            state = training_state(path)
+            content = read_training(path)
         except UserError as error:
             errors.append(error)
             continue
         if path == files.previous:
             reason = errors[0] if errors else f"{shown(files.last)} is missing"
-            return state, f"Warning: {reason}; going on from the one before it"
-        return state, None
+            return content, f"Warning: {reason}; going on from the one before it"
+        return content, None
     if errors:
         raise UserError(f"{errors[0]}; the run cannot go on, start a new one")
     return None, None
 
 
-def training_state(path: Path) -> dict[str, Any]:
-    """The state of a trainer in the file `path`. Raises UserError where it holds none."""
-    state = read_checkpoint(path).get("training")
-    if not isinstance(state, dict):
+def read_training(path: Path) -> dict[str, Any]:
+    """The content of the file `path`, with the state of a trainer. Raises UserError where it holds none."""
+    content = read_checkpoint(path)
+    if not isinstance(content.get("training"), dict) or "finished" not in content["training"]:
         raise UserError(f"weights {path} hold no state of a training; expected a {path.name} that a run wrote")
-    return state
+    return content

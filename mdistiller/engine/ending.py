@@ -55,6 +55,8 @@ def end(error: BaseException | None) -> int:
     if stopped is not None:
         stopped = stopped if isinstance(stopped, Stopped) else Stopped(signal.SIGINT)
         tell(str(stopped))
+        for line in stopped.advice:
+            tell(line)
         return 128 + stopped.number
     if isinstance(unwritten, BrokenPipeError):  # whoever reads our output, such as `head`, has enough
         return BROKEN_PIPE

@@ -1,8 +1,9 @@
 """Going on with a run that was stopped: which one, and whether it is still the same."""
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from yacs.config import CfgNode as CN
 from mdistiller.errors import UserError
 
 from .cfg import changed
+from .checkpoint import read_state
+from .metrics import Result
+from .resolve import Choices
 from .runs import RunFiles, published_weights, shown
 
 # What may change while a run goes on, beside all of LOG; SOLVER.LR_DECAY_STAGES may after the present epoch.
@@ -28,6 +32,8 @@ WORDS = {
     "DATASET.FINGERPRINT": "the images have changed",
     "DISTILLER.TEACHER_SHA256": "the teacher's file has changed",
 }
+SELECTIONS = "selected_student", "selected_teacher", "selected_distiller", "selected_model", "cfg"
+LAST_LINE = "Learning Time: "
 RUN = re.compile(r"(\d{4}(?:-\d\d){5})(?:-(\d+))?_.+")  # its start, and a number where several started at once
 
 
@@ -55,6 +61,37 @@ class Place:
     def started(self) -> tuple[str, int]:
         match = RUN.fullmatch(self.name)
         return (match[1], int(match[2] or 1)) if match else ("", 0)
+
+
+@dataclass
+class SavedRun:
+    """A run to go on with, and the config that it was started by. content: of what it saved, once that is read."""
+
+    place: Place
+    config: CN
+    content: dict[str, Any] | None = None
+    note: str | None = None
+
+    def read(self, files: RunFiles) -> dict[str, Any] | None:
+        """The trainer's state; None where the run was stopped before it saved any."""
+        self.content, self.note = read_state(files)
+        return self.content and self.content["training"]
+
+    def check(self, cfg: CN) -> None:
+        """Raise UserError, listing what differs, where `cfg` is the config of another run."""
+        finished = self.content["training"]["finished"] if self.content else 0
+        check_same(self.place.name, self.config, cfg, finished)
+
+    def describe(self, trainer: Any) -> list[str]:
+        """What the log is told where the run goes on."""
+        where = f"epoch {trainer.epoch} after {trainer.steps} of {len(trainer.data.train)} steps"
+        lines = [f"===== Logging Session Resumed in {where} ====="]
+        if self.note:
+            lines.append(self.note)
+        before, now = self.content["meta"].get("versions", {}) if self.content else {}, trainer.meta["versions"]
+        if changes := [f"{name} {now[name]}, was {before[name]}" for name in now if now[name] != before.get(name)]:
+            lines.append(f"Warning: the code has changed since the run was stopped: {', '.join(changes)}")
+        return lines
 
 
 def runs_of(folders: Iterable[tuple[Path, Path]], label: str) -> list[Place]:
@@ -88,11 +125,31 @@ def find_run(wanted: str, runs: list[Place], utils: Path) -> Place:
     )
 
 
+def has_ended(state: dict[str, Any], cfg: CN, files: RunFiles) -> bool:
+    """Whether the run whose trainer saved `state` has nothing left to do, by its log's last line."""
+    if state["finished"] < cfg.SOLVER.EPOCHS:
+        return False
+    try:
+        return LAST_LINE in files.log.read_bytes()[state["log"]["position"] :].decode(errors="replace")
+    except OSError:
+        return False
+
+
+def tell_ended(state: dict[str, Any], files: RunFiles) -> Result:
+    """Print that the run has ended; returns its best result."""
+    best = dict(state["best"])
+    epoch, result = best.pop("epoch"), Result(**best)
+    print(f"run {files.name} has ended: {state['finished']} epochs, the best {epoch} with top-1 {result.top1:.2f};")
+    print("to train it further, add SOLVER.EPOCHS and more of them")
+    return result
+
+
 def with_found(cfg: CN, then: CN) -> CN:
     """`cfg` with what the run whose config was `then` found out for itself, where it is not given."""
+    given, found = flat(cfg), flat(then)
     for key in FOUND:
-        if not value_of(cfg, key):
-            cfg = changed(cfg, key, value_of(then, key))
+        if not given[key]:
+            cfg = changed(cfg, key, found[key])
     return cfg
 
 
@@ -135,3 +192,35 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = list(value) if isinstance(value, (list, tuple)) else value
     return leaves
+
+
+def resolve(
+    choices: Choices, wanted: str, runs: list[Place], utils: Path, config_of: Callable[[Choices], CN]
+) -> tuple[CN, SavedRun]:
+    """The config to go on by, and the run that `wanted` means: its name, folder or file, or "" for the newest.
+
+    Where `choices` name networks, a method or a config, these make the config, and "" means the newest run that they
+    would have started; else they change the run's own. config_of: a script's way from choices to a config.
+    """
+    place = find_run(wanted, runs, utils)
+    are_given = any(getattr(choices, name) is not None for name in SELECTIONS)
+    if not are_given:
+        own = replace(choices, cfg=place.files().config)
+        return config_of(own), SavedRun(place, config_of(Choices(cfg=own.cfg)))
+    now = config_of(choices)
+    if not wanted and (found := find_same(now, runs, config_of)):
+        return with_found(now, found.config), found
+    saved = SavedRun(place, config_of(Choices(cfg=place.files().config)))
+    now = with_found(now, saved.config)
+    check_same(place.name, saved.config, now, 0)
+    return now, saved
+
+
+def find_same(cfg: CN, runs: list[Place], config_of: Callable[[Choices], CN]) -> SavedRun | None:
+    """The newest of `runs` that `cfg` would have started, if there is one."""
+    for place in runs:
+        with contextlib.suppress(UserError):  # the config of another version
+            then = config_of(Choices(cfg=place.files().config))
+            if not differences(then, with_found(cfg, then), 0):
+                return SavedRun(place, then)
+    return None

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
@@ -12,11 +12,14 @@ SAME = 0.25  # seconds in which a signal that comes again is the same; `timeout`
 
 
 class Stopped(BaseException):
-    """A signal asks the script to end. where: what went on when it came, and what is kept."""
+    """A signal asks the script to end.
 
-    def __init__(self, number: int, where: str = ""):
+    where: what went on when it came, and what is kept; advice: what to type next, as lines.
+    """
+
+    def __init__(self, number: int, where: str = "", advice: Sequence[str] = ()):
         super().__init__(f"stopped by {signal.Signals(number).name}{where}")
-        self.number = number
+        self.number, self.advice = number, advice
 
 
 class Stopper:

@@ -18,6 +18,7 @@ from .runlog import COLUMNS, RunLog
 from .runs import RunFiles, save_best
 from .seeds import generators_state, set_generators_state
 from .signals import Stopped, held
+from .weights import load_weights
 
 
 class Trainer:
@@ -51,7 +52,7 @@ class Trainer:
         return self.meter.steps + self.meter.skipped
 
     def fit(self) -> Result:
-        """Run all epochs that are left; returns the best student's result.
+        """Run all epochs that are left; returns the best student's result on the test images.
 
         Raises NotFinite where a loss, gradient or weight is no longer finite, and UserError where no epoch could be the
         best. What a signal stops is saved first.
@@ -160,9 +161,14 @@ class Trainer:
         if self.kept:
             self.log.line(self.kept)
         self.log.line(describe_best(self.split, self.best.top1, self.best_epoch, self.files.best))
+        result = self.best
+        if self.data.val:  # whose images chose the best student; the test images are asked once
+            load_weights(self.distiller.student, self.files.best, self.cfg.DISTILLER.STUDENT)
+            result = evaluate(self.distiller.student, self.data.test)
+            self.log.line(f"Test {result}")
         minutes, seconds = divmod(round(self.seconds["run"]), 60)
         self.log.line(f"Learning Time: {minutes}m {seconds}s")
-        return self.best
+        return result
 
     def count_seconds(self, started: float, *spans: str) -> float:
         """Add what has passed since `started` to `spans` of `seconds`; returns the time now."""

@@ -203,9 +203,9 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
     return meta
 
 
-def save_checkpoint(content: dict[str, Any], path: str | Path) -> None:
-    """Write `content` to `path` atomically."""
-    with atomic_write(path) as file:
+def save_checkpoint(content: dict[str, Any], path: str | Path, previous: str | Path | None = None) -> None:
+    """Write `content` to `path` atomically; what was there takes the name `previous`, where that is given."""
+    with atomic_write(path, previous) as file:
         torch.save(content, file)
 
 

@@ -34,7 +34,7 @@ class Training(Way):
         return Loader(
             *(image_set, self.cfg.SOLVER.BATCH_SIZE, *STATISTICS, self.cfg.DATASET.AUGMENT),
             shuffle=True,
-            generator=torch.Generator().manual_seed(0),
+            seed=0,
             memory_format=memory_format_of(self.cfg),
         )
 
