@@ -103,10 +103,10 @@ class Trainer:
 
     def judge_epoch(self) -> None:
         """Evaluate the student, save it, and tell the log; a signal waits until what belongs together is written."""
+        train, terms = self.meter.read()
         started = time.monotonic()
         judged = evaluate(self.distiller.student, self.data.val or self.data.test)
         self.check(judged)
-        train, terms = self.meter.read()
         self.count_seconds(started, "run")
         with held():
             if math.isfinite(judged.loss) and judged.top1 > self.best.top1:

@@ -18,9 +18,16 @@ from mdistiller.errors import UserError
 def trainer(tmp_path):
     files, solver = SimpleNamespace(last=tmp_path / "last.pth"), SimpleNamespace(BATCH_SIZE=7)
     cfg = SimpleNamespace(SOLVER=solver)
+    checkpointer = SimpleNamespace(place=(2, 0))
     data = SimpleNamespace(train=SimpleNamespace(num_images_per_epoch=1))
     return SimpleNamespace(
-        epoch=3, saved_epoch=2, files=files, cfg=cfg, data=data, meter=Meter(), distiller=torch.nn.Identity()
+        epoch=3,
+        checkpointer=checkpointer,
+        files=files,
+        cfg=cfg,
+        data=data,
+        meter=Meter(),
+        distiller=torch.nn.Identity(),
     )
 
 
