@@ -18,11 +18,13 @@ from tests.engine.test_identity import folder_of
 
 # A server that has imported the package and nothing else forks a process for each run.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.engine.test_resume_after_kill", "torch.utils.tensorboard"])
+SERVER.set_forkserver_preload(
+    ["tests.engine.test_resume_after_kill", "torch._dynamo", "torch.utils.tensorboard.summary"]
+)
 
 SYNTHETIC = (
     "DATASET.TYPE synthetic DATASET.SYNTHETIC.TRAIN_IMAGES 72 DATASET.SYNTHETIC.TEST_IMAGES 36 SOLVER.BATCH_SIZE 16 "
-    "SOLVER.EPOCHS 3 LOG.SAVE_STEPS 2"
+    "SOLVER.EPOCHS 3 LOG.SAVE_STEPS 2 DATASET.IMAGE_SIZE 16"
 ).split()
 PAIR = "--selected_student resnet8 --selected_teacher resnet8".split()
 PHOTOGRAPHS = (

@@ -302,5 +302,6 @@ def test_training_goes_on_from_a_state_as_if_it_had_never_stopped(script, monkey
     whole = distilled(script, method, pairs, 3, monkeypatch=monkeypatch)
     part = distilled(script, method, pairs, 2, monkeypatch=monkeypatch)
     torch.save(part, tmp_path / "state.pth")
-    state = torch.load(tmp_path / "state.pth", weights_only=True) | {"seconds": {"epoch": 0.0, "run": 0.0}}
+    unread = {"kept": None, "seconds": {"epoch": 0.0, "run": 0.0}}
+    state = torch.load(tmp_path / "state.pth", weights_only=True) | unread
     assert flat(distilled(script, method, pairs, 3, state, monkeypatch)) == flat(whole)
