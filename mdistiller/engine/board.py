@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .values import parse_yaml
+from mdistiller.checks import is_number
+
+from .values import leaves, parse_yaml
 
 FOLDER = "tensorboard"  # below a `Utils` folder: a link to each run's folder of events
 LONGEST_NAME = 39  # characters; TensorBoard cuts longer ones off where they differ
@@ -51,17 +53,21 @@ def short_name(stem: str) -> str:
 
 
 class EventFile:
-    """A run's events in a file of `folder`; written at once, so that an OSError is raised where it happens."""
+    """A run's events in a file of `folder`; written at once, so that an OSError is raised where it happens.
 
-    def __init__(self, folder: Path):
-        from tensorboard.compat.proto.event_pb2 import Event  # takes long to import, and only runs need it
+    first_step: of what follows; what older files have from there on is not shown.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 1):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # takes long to import, and only runs need it
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.event = Event
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.file = (folder / name).open("xb")
         self.records = RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
+        self._write(session_log=SessionLog(status=SessionLog.START), step=first_step)
         self.file.flush()
 
     def add_scalars(self, values: Mapping[str, float], epoch: int) -> None:
@@ -77,7 +83,8 @@ class EventFile:
         from torch.utils.tensorboard.summary import hparams, text
 
         indented = "\n".join(f"    {line}" for line in config_text.splitlines())  # a block of code in Markdown
-        values = flat({k: v for k, v in parse_yaml(config_text, "config").items() if k not in LEFT_OUT})
+        sections = {k: v for k, v in parse_yaml(config_text, "config").items() if k not in LEFT_OUT}
+        values = {key: value if is_number(value) else str(value) for key, value in leaves(sections).items()}
         experiment, start, _ = hparams(values, dict.fromkeys(METRICS))
         for summary in (text("config", indented), experiment, start):
             self._write(summary=summary)
@@ -88,15 +95,3 @@ class EventFile:
 
     def _write(self, **fields: Any) -> None:
         self.records.write(self.event(wall_time=time.time(), **fields).SerializeToString())
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested `values` by dotted keys: numbers, and all else as text."""
-    leaves: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            leaves[f"{prefix}{key}"] = value if is_number else str(value)
-    return leaves

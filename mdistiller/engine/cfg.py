@@ -33,7 +33,7 @@ from mdistiller.errors import UserError, nearest
 
 from .optim import TRAINERS, check_solver
 from .precision import AMP_TYPES
-from .values import as_number, coerce, dump, load
+from .values import as_number, coerce, dump, leaves, load
 
 CFG = CN()
 
@@ -83,6 +83,7 @@ CFG.SOLVER.TYPE = "SGD"
 CFG.SOLVER.NESTEROV = False  # momentum by Nesterov
 CFG.SOLVER.NO_DECAY_NORMS = False  # no weight decay on norms and biases: parameters of at most one dimension
 CFG.SOLVER.CLIP_GRAD = 0.0  # largest norm of the gradient of all parameters; 0: any
+CFG.SOLVER.SKIP_NONFINITE = 0  # steps in a row that are left out where a gradient is not finite; 0: stop there
 CFG.SOLVER.AMP = "none"  # none | bf16 | fp16: precision of the networks in training
 CFG.SOLVER.CHANNELS_LAST = True  # layout of images and weights; a method of MDistiller's own needs the other
 CFG.SOLVER.COMPILE = False  # the networks, by torch.compile
@@ -91,19 +92,13 @@ CFG.SOLVER.DOT.DELTA = 0.075
 
 CFG.LOG = CN()
 CFG.LOG.WANDB = False  # log to Weights & Biases as well, where wandb is installed
+CFG.LOG.SAVE_STEPS = 0  # write last.pth every so many steps, beside each epoch's end; 0: do not
+CFG.LOG.SAVE_MINUTES = 10.0  # and where the last time is so long ago; 0: do not
 CFG.LOG.TENSORBOARD_FREQ = 500
 CFG.LOG.SAVE_CHECKPOINT_FREQ = 40
 CFG.LOG.PREFIX = "./output"
 
 SHARED_SECTIONS = tuple(CFG)
-
-
-def leaves(node: CN, prefix: str = "") -> dict[str, Any]:
-    """The values of a node and of the sections in it, by their dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in node.items():
-        values |= leaves(value, f"{prefix}{key}.") if isinstance(value, CN) else {prefix + key: value}
-    return values
 
 
 def add_section(cfg: CN, method: type[Distiller]) -> None:
@@ -153,8 +148,11 @@ CHECKS = {
     "SOLVER.MOMENTUM": FRACTION,
     "SOLVER.TYPE": one_of("SGD"),
     "SOLVER.CLIP_GRAD": number(0, LARGEST),
+    "SOLVER.SKIP_NONFINITE": whole(0, 1000),
     "SOLVER.AMP": one_of(*AMP_TYPES),
     "SOLVER.DOT.DELTA": FRACTION,
+    "LOG.SAVE_STEPS": whole(0, 10**9),
+    "LOG.SAVE_MINUTES": number(0, 10**5),
     "LOG.TENSORBOARD_FREQ": COUNT,
     "LOG.SAVE_CHECKPOINT_FREQ": COUNT,
 }

@@ -2,33 +2,35 @@
 
 import argparse
 import dataclasses
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from yacs.config import CfgNode as CN
-
 from mdistiller import models
 from mdistiller.dataset import DATASETS
-from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, find_method
+from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
 
-from .cfg import used_sections
 from .demo import run_demo
 from .describe import print_commands
 from .ending import end, open_streams, tell
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
 from .flags import FlagParser
 from .index import BENCHMARKS, Benchmark
+from .listing import print_config, print_index, print_unnumbered
 from .resolve import Choices, baseline_config, distillation_config
+from .resume import resolve as resume
+from .resume import runs_of
 from .run import run_experiment, select_device
-from .runs import CONFIGS
+from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
 from .signals import stoppable
 from .tables import format_classes, format_table, place, write_classes, write_table
 from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
-from .values import dump
 
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)+")  # of the config
 PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
 
 
@@ -52,7 +54,21 @@ class TrainingParser(Parser):
             "--fast", action="store_true", help="the fastest precision and compilation that the device has"
         )
         self.add_argument("--print_cfg", action="store_true", help="print the config that would run, and stop")
+        self.add_argument(
+            "--resume",
+            nargs="?",
+            const="",
+            metavar="RUN",
+            help="go on with a run that was stopped: its name, folder or last.pth (default: the newest)",
+        )
         self.add_argument("--seed", type=int, help="seed of everything random (default: EXPERIMENT.SEED, 2021)")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        flags = super().parse(arguments)
+        if KEY.fullmatch(flags.resume or "") and not Path(flags.resume).exists():  # --resume KEY VALUE
+            flags.pairs.insert(0, flags.resume)
+            flags.resume = ""
+        return flags
 
 
 def run_script(main: Callable[..., None], *arguments: Any) -> int:
@@ -91,14 +107,21 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
             raise UserError("--demo trains its own teacher by its own config; leave out --cfg and --teacher_weights")
         flags.cfg = demo
     device = select_device(flags.device)
-    cfg = distillation_config(benchmark, choices_of(flags), device)
+    choices, saved = choices_of(flags), None
+    config_of = partial(distillation_config, benchmark, device=device)
+    if flags.resume is not None and not flags.demo:
+        folders = {folders_of(method) for method in DISTILLERS.values()}
+        runs = runs_of([(utils / logs, utils / weights) for logs, weights in sorted(folders)], benchmark.label)
+        cfg, saved = resume(choices, flags.resume, runs, utils, config_of)
+    else:
+        cfg = config_of(choices)
     if flags.print_cfg:
         print_config(cfg)
         return
     if flags.demo:
-        run_demo(cfg, benchmark, device, utils)
+        run_demo(cfg, benchmark, device, utils, flags.resume is not None)
         return
-    print_commands(run_experiment(cfg, benchmark, device, utils, source=flags.cfg)[1])
+    print_commands(run_experiment(cfg, benchmark, device, utils, source=flags.cfg, saved=saved)[1])
 
 
 def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
@@ -110,11 +133,17 @@ def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | 
         print_index({"model": benchmark.students})
         return
     device = select_device(flags.device)
-    cfg = baseline_config(benchmark, choices_of(flags), device)
+    choices, saved = choices_of(flags), None
+    config_of = partial(baseline_config, benchmark, device=device)
+    if flags.resume is None:
+        cfg = config_of(choices)
+    else:
+        runs = runs_of([(utils / BASELINE_FOLDERS[0], utils / BASELINE_FOLDERS[1])], benchmark.label)
+        cfg, saved = resume(choices, flags.resume, runs, utils, config_of)
     if flags.print_cfg:
         print_config(cfg)
         return
-    print_commands(run_experiment(cfg, benchmark, device, utils, baseline=True)[1])
+    print_commands(run_experiment(cfg, benchmark, device, utils, baseline=True, saved=saved)[1])
 
 
 def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> None:
@@ -213,23 +242,3 @@ def pretrained_teacher(name: str, dataset: str | None) -> Path:
 def choices_of(flags: argparse.Namespace) -> Choices:
     names = {field.name for field in dataclasses.fields(Choices)}
     return Choices(**{name: value for name, value in vars(flags).items() if name in names})
-
-
-def print_config(cfg: CN) -> None:
-    """Print what a run saves of its config, without the path of a teacher's weights that it would look up."""
-    print(dump(used_sections(cfg, find_method(cfg.DISTILLER.TYPE))), end="")
-
-
-def print_index(columns: Mapping[str, Mapping[int, str] | Sequence[str]]) -> None:
-    """Print names by index, a column for each role."""
-    tables = {role: names if isinstance(names, Mapping) else dict(enumerate(names)) for role, names in columns.items()}
-    print("index  " + "".join(f"{role:<14}" for role in tables).rstrip())
-    for index in sorted(set().union(*tables.values())):
-        print(f"{index:<7}" + "".join(f"{names.get(index, ''):<14}" for names in tables.values()).rstrip())
-
-
-def print_unnumbered(benchmark: Benchmark) -> None:
-    """Print the methods that are chosen by name alone, if any."""
-    numbered = {*benchmark.distillers.values(), find_method(PLAIN_TRAINING).__name__}
-    if rest := [method.__name__ for method in DISTILLERS.values() if method.__name__ not in numbered]:
-        print(f"by name: distiller {', '.join(rest)}")

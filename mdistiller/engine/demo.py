@@ -1,5 +1,6 @@
 """The embedded default: distillation on synthetic images, end to end, in minutes on a CPU."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,8 +12,11 @@ from mdistiller.errors import UserError
 from .cfg import changed
 from .describe import print_commands
 from .index import Benchmark
+from .metrics import Result
+from .resolve import baseline_config, distillation_config
+from .resume import SavedRun, find_same, runs_of
 from .run import run_experiment
-from .runs import BASELINE_FOLDERS, published_weights
+from .runs import BASELINE_FOLDERS, RunFiles, folders_of, published_weights
 from .tables import align
 from .values import dump, parse_yaml
 from .weights import read_meta
@@ -20,22 +24,27 @@ from .weights import read_meta
 SUBFOLDER = "demo"  # keeps the demo's teacher apart from real ones
 
 
-def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path) -> None:
+def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, resume: bool = False) -> None:
     """Train a teacher where there is none, the student alone and distilled, and print the three accuracies.
 
-    cfg: that of the distillation; the other two networks are trained by the same, without a teacher.
+    cfg: that of the distillation; the other two networks are trained by the same, without a teacher. resume: go on with
+    the newest of those runs where there are some.
     """
+
+    def run(cfg: CN, baseline: bool) -> tuple[Result, RunFiles]:
+        subfolder = SUBFOLDER if baseline else ""
+        saved = find_saved(cfg, benchmark, device, utils, baseline) if resume else None
+        return run_experiment(cfg, benchmark, device, utils, baseline, subfolder, saved=saved)
+
     teacher = baseline_of(cfg, cfg.DISTILLER.TEACHER)
     weights = published_weights(utils / BASELINE_FOLDERS[1] / SUBFOLDER, cfg.DISTILLER.TEACHER)
     teacher_top1 = accuracy_of(weights, teacher)
     if teacher_top1 is None:
-        result, files = run_experiment(teacher, benchmark, device, utils, baseline=True, subfolder=SUBFOLDER)
+        result, files = run(teacher, baseline=True)
         teacher_top1, weights = result.top1, files.best
     cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
-    distilled, files = run_experiment(cfg, benchmark, device, utils)
-    alone, _ = run_experiment(
-        baseline_of(cfg, cfg.DISTILLER.STUDENT), benchmark, device, utils, baseline=True, subfolder=SUBFOLDER
-    )
+    distilled, files = run(cfg, baseline=False)
+    alone, _ = run(baseline_of(cfg, cfg.DISTILLER.STUDENT), baseline=True)
     method = find_method(cfg.DISTILLER.TYPE).__name__
     rows = [
         ("teacher", cfg.DISTILLER.TEACHER, teacher_top1),
@@ -44,6 +53,14 @@ def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path) -
     ]
     print(f"\n{align([(role, network, f'top-1 {top1:.2f}') for role, network, top1 in rows])}")
     print_commands(files)
+
+
+def find_saved(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool) -> SavedRun | None:
+    """The newest run that `cfg` would have started, if there is one."""
+    logs, weights = BASELINE_FOLDERS if baseline else folders_of(find_method(cfg.DISTILLER.TYPE))
+    folders = utils / logs, utils / weights / (SUBFOLDER if baseline else "")
+    config_of = partial(baseline_config if baseline else distillation_config, benchmark, device=device)
+    return find_same(cfg, runs_of([folders], benchmark.label), config_of)
 
 
 def baseline_of(cfg: CN, network: str) -> CN:

@@ -206,13 +206,18 @@ def describe_epoch(epoch: int, images: int, seconds: float, left: float) -> str:
     return f"Epoch {epoch} took {seconds:.1f} s, {images / seconds:,.0f} images a second{rest}"
 
 
+def script_of(files: RunFiles) -> str:
+    """The script that a run is of, as a user would type it."""
+    name = "train.py" if files.log.parent.name == BASELINE_FOLDERS[0] else "distillation_train.py"
+    return shown(files.log.parents[1] / name)
+
+
 def commands(files: RunFiles) -> list[str]:
     """What to type after a run, as lines: to repeat it, to evaluate its best student, to see all of the benchmark."""
     utils = files.log.parents[1]
-    script = utils / ("train.py" if files.log.parent.name == BASELINE_FOLDERS[0] else "distillation_train.py")
     test = shown(PROJECT / "test.py") if (PROJECT / "test.py").is_file() else "test.py"
     return [
-        *command("Repeat:", "python", shown(script), "--cfg", shown(files.config)),
+        *command("Repeat:", "python", script_of(files), "--cfg", shown(files.config)),
         *command("Evaluate:", "python", test, "--checkpoint", shown(files.best)),
         *command("TensorBoard:", "tensorboard", "--logdir", shown(link_runs(utils))),
     ]

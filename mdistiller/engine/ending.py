@@ -55,7 +55,8 @@ def end(error: BaseException | None) -> int:
     if stopped is not None:
         stopped = stopped if isinstance(stopped, Stopped) else Stopped(signal.SIGINT)
         if stopped.number != signal.SIGPIPE:  # which is to end quietly
-            tell(str(stopped))
+            for line in (str(stopped), *stopped.advice):
+                tell(line)
         return 128 + stopped.number
     if isinstance(error or unwritten, BrokenPipeError) and not (error and explain(error)):
         return 0  # whoever reads our output, such as `head`, has enough

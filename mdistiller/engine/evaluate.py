@@ -18,7 +18,7 @@ from . import cfg as config
 from .effects import check_evaluation
 from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
-from .runs import BASELINE_FOLDERS, BEST, LAST, published_names, saved_config, student_weights
+from .runs import BASELINE_FOLDERS, BEST, STATES, published_names, saved_config, student_weights
 from .values import dump, parse_yaml, read_yaml
 from .weights import check_scores, load_weights, read_meta, read_weights, rows_of, weights_classes
 
@@ -71,7 +71,7 @@ def find_weights(project: Path, dataset: str | None = None, every: bool = False)
         utils = project / benchmark.folder / "Utils"
         paths = student_weights(utils)
         if every:
-            paths += [path for path in sorted((utils / BASELINE_FOLDERS[1]).rglob("*.pth")) if path.name != LAST]
+            paths += [path for path in sorted((utils / BASELINE_FOLDERS[1]).rglob("*.pth")) if path.name not in STATES]
         files = []
         for path in paths:
             try:

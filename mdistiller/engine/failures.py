@@ -13,6 +13,8 @@ from mdistiller.distillers._folder import described, line_of
 from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.errors import UserError
 
+from .describe import script_of
+from .lines import command
 from .metrics import NotFinite
 from .signals import Stopped
 from .writing import why
@@ -78,8 +80,8 @@ def explained(trainer: Any) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        during = "after" if trainer.saved_epoch == trainer.epoch else "in"
-        raise Stopped(stopped.number, f" {during} epoch {trainer.epoch}; {kept(trainer)}") from stopped
+        resume = command("Resume:", "python", script_of(trainer.files), "--resume", trainer.files.name)
+        raise Stopped(stopped.number, f" in epoch {trainer.epoch}; {kept(trainer)}", resume) from stopped
     except Exception as error:
         explanation = explain(error) or explain_training(error, trainer)
         if explanation is None or explanation is error:
@@ -110,8 +112,10 @@ def explain_training(error: Exception, trainer: Any) -> UserError | None:
 
 def kept(trainer: Any) -> str:
     """What a run that stops has saved, in words."""
-    epoch = trainer.saved_epoch
-    return f"epoch {epoch} is kept in {trainer.files.last}" if epoch else "no epoch was finished"
+    finished, steps = trainer.checkpointer.place
+    if steps > 0:
+        return f"{steps} of its {len(trainer.data.train)} steps are kept in {trainer.files.last}"
+    return f"epoch {finished} is kept in {trainer.files.last}" if finished > 0 else "no epoch was finished"
 
 
 def first_term_not_finite(trainer: Any) -> str | None:

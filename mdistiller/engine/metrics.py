@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+GRADIENT = "gradient"  # its norm, beside the losses
 SECONDS_BETWEEN_READS = 0.5  # reading a value back makes the host wait for the device
 
 
@@ -78,46 +80,81 @@ def evaluate(
 
 
 class NotFinite(ArithmeticError):
-    """A loss that training cannot go on from; the message names it."""
+    """What training cannot go on from; the message names it, its step and the largest logit then."""
 
 
 class Meter:
-    """Sums of losses and hits over an epoch, kept on `device` until they are read."""
+    """Sums of losses and hits over an epoch, kept on `device` until they are read.
+
+    steps: those measured; skipped: those left out, as their gradient was not finite.
+    """
 
     def __init__(self, device: torch.device | str = "cpu"):
-        self.images = self.steps = 0
-        self.names: list[str] = []
-        self.sums = torch.zeros(0, dtype=torch.float64, device=device)
-        self.failed_at = self.sums.clone()  # a term's first step that was not finite
+        self.images = self.steps = self.skipped = 0
+        self.names = [GRADIENT]
+        self.sums = torch.zeros(1, dtype=torch.float64, device=device)
+        self.failed_at = self.sums + math.inf  # the first step at which each was not finite
+        self.largest_logit = self.sums.new_zeros(())  # at the first of these steps
         self.correct = torch.zeros(2, dtype=torch.int64, device=device)
 
-    def update(self, losses: dict[str, torch.Tensor], logits: torch.Tensor, target: torch.Tensor) -> None:
-        """losses: {name: scalar}, of which some may come later; logits: (batch, classes); target: (batch,)."""
+    def update(
+        self,
+        losses: dict[str, torch.Tensor],
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        gradient_norm: torch.Tensor | None = None,
+    ) -> None:
+        """losses: {name: scalar}, of which some may come later; logits: (batch, classes); target: (batch,).
+
+        gradient_norm: of all parameters, a scalar.
+        """
         new = [name for name in losses if name not in self.names]
         if new:
             self.names += new
             self.sums = torch.cat([self.sums, self.sums.new_zeros(len(new))])
             self.failed_at = torch.cat([self.failed_at, self.sums.new_full((len(new),), math.inf)])
         zero = self.sums.new_zeros(())
-        values = torch.stack([losses[name].detach().double() if name in losses else zero for name in self.names])
+        found = losses if gradient_norm is None else {GRADIENT: gradient_norm, **losses}
+        values = torch.stack([found[name].detach().double() if name in found else zero for name in self.names])
         self.sums = self.sums + values * len(target)
-        self.failed_at = self.failed_at.minimum(torch.where(values.isfinite(), math.inf, self.steps))
-        self.correct = self.correct + count_correct(logits.detach(), target)
+        logits, had_failed = logits.detach(), self.failed_at.isfinite().any()
+        self.failed_at = self.failed_at.minimum(torch.where(values.isfinite(), math.inf, self.steps + self.skipped))
+        self.largest_logit = torch.where(had_failed, self.largest_logit, logits.abs().max().double())
+        self.correct = self.correct + count_correct(logits, target)
         self.images += len(target)
         self.steps += 1
 
-    def read(self) -> tuple[Result, dict[str, float]]:
-        """Averages so far, and those of each loss term.
+    def skip(self) -> None:
+        """Count a step that changed nothing."""
+        self.skipped += 1
 
-        Raises NotFinite, with the name of the term that was the first not to be.
-        """
+    def check(self) -> None:
+        """Raise NotFinite, naming what was the first not to be, where a loss or gradient was not finite."""
         failed_at = dict(zip(self.names, self.failed_at.tolist(), strict=True))
-        name = min(failed_at, key=failed_at.__getitem__)
+        name = min(failed_at, key=lambda name: (failed_at[name], name == GRADIENT))  # a loss is the cause
         if failed_at[name] < math.inf:
-            raise NotFinite(name)
-        losses = (self.sums / self.images).tolist()
+            where = f"at step {failed_at[name] + 1:.0f} (largest logit {self.largest_logit.item():.3g})"
+            raise NotFinite(f"{name} {where}")
+
+    def read(self) -> tuple[Result, dict[str, float]]:
+        """Averages so far, and those of each loss term. Raises NotFinite as `check` does."""
+        self.check()
+        losses = (self.sums[1:] / self.images).tolist()
         top1, top5 = (100 * self.correct / self.images).tolist()
-        return Result(sum(losses), top1, top5, self.images), dict(zip(self.names, losses, strict=True))
+        return Result(sum(losses), top1, top5, self.images), dict(zip(self.names[1:], losses, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on from here, where all has been finite."""
+        counts = {"images": self.images, "steps": self.steps, "skipped": self.skipped}
+        return {**counts, "names": list(self.names), "sums": self.sums.cpu(), "correct": self.correct.cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.images, self.steps, self.skipped = state["images"], state["steps"], state["skipped"]
+        self.names = list(state["names"])
+        self.sums = state["sums"].to(self.sums.device)
+        self.failed_at = torch.full_like(self.sums, math.inf)
+        self.correct = state["correct"].to(self.sums.device)
 
 
 def progress_bar(title: str, images: int | None) -> tqdm:

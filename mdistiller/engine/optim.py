@@ -36,6 +36,8 @@ def check_solver(solver: Any) -> None:
                 f"SOLVER.DOT.DELTA is {solver.DOT.DELTA:g}; expected 0 or a number below {most:g}, as it is taken from "
                 f"and added to SOLVER.MOMENTUM {solver.MOMENTUM:g}, and both must be from 0 to below 1"
             )
+    if solver.SKIP_NONFINITE and solver.AMP == "fp16":
+        raise UserError("SOLVER.SKIP_NONFINITE has no effect with SOLVER.AMP fp16, which skips by itself; leave it out")
     if solver.NESTEROV and solver.MOMENTUM == 0:
         raise UserError("SOLVER.NESTEROV has no effect with SOLVER.MOMENTUM 0; leave one out")
     if solver.NO_DECAY_NORMS and solver.WEIGHT_DECAY == 0:
@@ -101,13 +103,19 @@ class Minimiser:
     """Minimises the sum of a dict of losses, {name: scalar}: `backward`, then `step`.
 
     They are apart so that what changes gradients can go between. scaler: keeps gradients of fp16 from becoming 0;
-    max_norm: of the gradient of all parameters, which is scaled down to it; 0: any.
+    max_norm: of the gradient of all parameters, which is scaled down to it; 0: any. skips: how many steps in a row
+    change nothing, where their gradient is not finite, before one does; asking for it waits for the device.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None, max_norm: float = 0.0
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+        max_norm: float = 0.0,
+        skips: int = 0,
     ):
-        self.optimizer, self.scaler, self.max_norm = optimizer, scaler, max_norm
+        self.optimizer, self.scaler, self.max_norm, self.skips = optimizer, scaler, max_norm, skips
+        self.skipped_in_a_row = 0
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -118,17 +126,36 @@ class Minimiser:
         loss = total(losses.values())
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def step(self) -> None:
-        """Change the parameters by their gradients, and clear these."""
+    def gradients(self) -> list[torch.Tensor]:
+        """All that `backward` has left."""
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def step(self) -> torch.Tensor | None:
+        """Change the parameters by their gradients, and clear these.
+
+        Returns the norm of the gradient, a scalar of which a scaler sees to itself that it is finite where it is used
+        (then 0); or None where it was not finite and the step was skipped.
+        """
+        if self.scaler is not None and self.max_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.get_total_norm(self.gradients())
+        if self.skipped_in_a_row < self.skips and not norm.isfinite():
+            self.skipped_in_a_row += 1
+            self.clear()
+            return None
+        self.skipped_in_a_row = 0
         if self.max_norm > 0:
-            if self.scaler is not None:
-                self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, norm)
         if self.scaler is None:
             self.optimizer.step()
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            norm = torch.zeros_like(norm)
+        self.clear()
+        return norm
+
+    def clear(self) -> None:
         self.optimizer.zero_grad()
 
     @property
@@ -143,10 +170,15 @@ class Minimiser:
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on beside parameters and gradients."""
         scaler = self.scaler.state_dict() if self.scaler else None
-        return {"optimizer": self.optimizer.state_dict(), "scaler": scaler}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
+        self.skipped_in_a_row = state["skipped_in_a_row"]
         self.optimizer.load_state_dict(state["optimizer"])
         for p, values in self.optimizer.state.items():
             for name, value in values.items():
@@ -162,8 +194,8 @@ class TwoGradientMinimiser(Minimiser):
 
     optimizer: DOT
 
-    def __init__(self, optimizer: DOT):
-        super().__init__(optimizer)
+    def __init__(self, optimizer: DOT, skips: int = 0):
+        super().__init__(optimizer, skips=skips)
         # The second of two backward passes finds what it needs, even in a network that is compiled.
         functorch_config.donated_buffer = False
 
@@ -181,8 +213,11 @@ class TwoGradientMinimiser(Minimiser):
         if distillation := [loss for name, loss in active.items() if name != TASK_LOSS]:
             total(distillation).backward()
 
-    def step(self) -> None:
-        super().step()
+    def gradients(self) -> list[torch.Tensor]:
+        return [*super().gradients(), *self.optimizer.task_gradients.values()]
+
+    def clear(self) -> None:
+        super().clear()
         self.optimizer.task_gradients = {}
 
 
@@ -193,5 +228,5 @@ def build_minimiser(
     groups = parameter_groups(parameters, solver.NO_DECAY_NORMS)
     common = groups, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY
     if solver.TRAINER in TWO_GRADIENTS:
-        return TwoGradientMinimiser(DOT(*common, solver.DOT.DELTA))
-    return Minimiser(SGD(*common, solver.NESTEROV), scaler, solver.CLIP_GRAD)
+        return TwoGradientMinimiser(DOT(*common, solver.DOT.DELTA), solver.SKIP_NONFINITE)
+    return Minimiser(SGD(*common, solver.NESTEROV), scaler, solver.CLIP_GRAD, solver.SKIP_NONFINITE)

@@ -1,7 +1,9 @@
 """From a config to a trained student: builds the parts, runs the trainer."""
 
+import contextlib
 import importlib.metadata
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from .failures import explained
 from .identity import with_variant
 from .index import Benchmark
 from .metrics import Result, evaluate
+from .owner import owned
 from .precision import compile_networks, keep_freed_memory
+from .resume import SavedRun, has_ended, tell_ended
 from .runlog import RunLog, import_wandb, start_wandb
 from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
 from .seeds import seed_everything
@@ -67,6 +71,18 @@ def assemble(cfg: CN, student: nn.Module, teacher: nn.Module | None, train: Batc
     return distiller
 
 
+@dataclass
+class Parts:
+    """What a run trains, on what. cfg: with what was found out; notes: warnings about it."""
+
+    cfg: CN
+    data: Data
+    student: nn.Module
+    teacher: nn.Module | None
+    teacher_top1: float | None
+    notes: list[str]
+
+
 def run_experiment(
     cfg: CN,
     benchmark: Benchmark,
@@ -75,81 +91,106 @@ def run_experiment(
     baseline: bool = False,
     subfolder: str = "",
     source: str | None = None,
+    saved: SavedRun | None = None,
 ) -> tuple[Result, RunFiles]:
     """Train DISTILLER.STUDENT as the resolved `cfg` says; returns the best student's result and the run's files.
 
     baseline: write to the folders of `train.py`, for networks without a teacher; subfolder: of the weights' folder;
-    source: the --cfg file that the settings are from.
+    source: the --cfg file that the settings are from;
+    saved: a run to go on with, of which `cfg` may change what `check_same` lets.
     Everything a user can get wrong raises UserError before the run's folders are made.
     """
     method = find_method(cfg.DISTILLER.TYPE)
-    student_name, teacher_name, models = cfg.DISTILLER.STUDENT, None, benchmark.models_for(cfg.DATASET.TYPE)
+    log_folder, weights_folder = BASELINE_FOLDERS if baseline else folders_of(method)
+    label = with_variant(method.__name__, cfg, method)
+    student_name, teacher_name = cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if method.needs_teacher else None
+    published = [with_variant(student_name, cfg, method)] if baseline else [student_name, label]
+    with contextlib.ExitStack() as stack:
+        state, files = None, saved.place.files(*published) if saved else None
+        if saved and files:
+            stack.enter_context(owned(files.weights))
+            state = saved.read(files)
+            saved.check(cfg)
+            if state is not None and has_ended(state, cfg, files):
+                return tell_ended(state, files), files
+        parts = build_parts(cfg, benchmark, device, utils)
+        cfg = parts.cfg
+        if saved:
+            saved.check(cfg)
+        distiller = assemble(cfg, parts.student, parts.teacher, parts.data.train)
+        if files is None:
+            title = published if baseline else [teacher_name or "none", *published]
+            folders = utils / log_folder, utils / weights_folder / subfolder
+            files = create_run(*folders, benchmark.label, title, published)
+            stack.enter_context(owned(files.weights))
+        config_text = dump(used_sections(cfg, method))
+        meta = {
+            "run": files.name,
+            "network": student_name,
+            "models": benchmark.models_for(cfg.DATASET.TYPE),
+            "teacher": teacher_name,
+            "teacher_top1": parts.teacher_top1,
+            "teacher_sha256": cfg.DISTILLER.TEACHER_SHA256 or None,
+            "distiller": label,
+            "chosen_by": parts.data.val_from or "test",
+            "config": config_text,
+            **describe_data(cfg, parts.data),
+            **describe_versions(),
+        }
+        log = stack.enter_context(RunLog(files, config_text, start_wandb(cfg, files), state and state["log"]))
+        trainer = Trainer(cfg, distiller, parts.data, files, log, meta)
+        if saved and state:
+            trainer.load_state_dict(state)
+            for line in saved.describe(trainer):
+                log.line(line)
+        else:
+            log.line("===== New Logging Session Started =====")
+            running = f"student={student_name}, teacher={teacher_name}, distiller={label}"
+            log.line(f"Running main with {running}", wrap=False)
+            networks = {"teacher": parts.teacher, "student": parts.student}
+            for line in describe_run(cfg, meta, parts.data, networks, files):
+                log.line(line)
+            if method.takes_new_sections:
+                log.line(f"Settings: from {source}" if source else "Settings: defaults, as there is no --cfg")
+            if parts.teacher is not None:
+                log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
+                checksum = cfg.DISTILLER.TEACHER_SHA256[:16]
+                log.line(f"Teacher's Top-1 Accuracy: {parts.teacher_top1:.2f}, SHA-256 {checksum}")
+            for note in (*parts.notes, *hints(cfg)):
+                log.line(note)
+        with explained(trainer):
+            return trainer.fit(), files
+
+
+def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path) -> Parts:
+    """The images and networks that `cfg` names, the global generators seeded for what draws from them next."""
+    models, needs_teacher = benchmark.models_for(cfg.DATASET.TYPE), find_method(cfg.DISTILLER.TYPE).needs_teacher
     data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format_of(cfg))
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     if cfg.LOG.WANDB:
         import_wandb()
-    about_data, notes, teacher_top1 = describe_data(cfg, data), [data.note] if data.note else [], None
+    notes, teacher_top1 = [data.note] if data.note else [], None
     fingerprint = "-".join(data.fingerprints[split] for split in ("train", "test"))
     if cfg.DATASET.FINGERPRINT not in ("", fingerprint):
         notes.append("Warning: the images have changed since the run of this config; its numbers will differ")
     cfg = changed(cfg, "DATASET.FINGERPRINT", fingerprint)
     seed_everything(cfg.EXPERIMENT.SEED)
-    student, teacher = build_model(models, student_name, data.num_classes), None
-    if method.needs_teacher:
-        teacher_name = cfg.DISTILLER.TEACHER
-        teacher = build_model(models, teacher_name, data.num_classes)
+    student, teacher = build_model(models, cfg.DISTILLER.STUDENT, data.num_classes), None
+    if needs_teacher:
+        name = cfg.DISTILLER.TEACHER
+        teacher = build_model(models, name, data.num_classes)
         if not cfg.DISTILLER.TEACHER_WEIGHTS:
-            weights, notes = find_teacher_weights(benchmark, cfg, utils, about_data["dataset"])
+            weights, found = find_teacher_weights(benchmark, cfg, utils, describe_data(cfg, data)["dataset"])
+            notes += found
             cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
-        fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name)
-        load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, teacher_name, data.classes)
+        fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, name)
+        load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, name, data.classes)
         teacher_top1 = evaluate(teacher.to(device), data.val or data.test).top1
         sha256 = sha256_of(cfg.DISTILLER.TEACHER_WEIGHTS)
         notes += warnings_of(cfg, teacher_top1, sha256, data.num_classes)
         cfg = changed(cfg, "DISTILLER.TEACHER_SHA256", sha256)
-    distiller = assemble(cfg, student, teacher, data.train)
-
-    log_folder, weights_folder = BASELINE_FOLDERS if baseline else folders_of(method)
-    label = with_variant(method.__name__, cfg, method)
-    published = [with_variant(student_name, cfg, method)] if baseline else [student_name, label]
-    title = published if baseline else [teacher_name or "none", *published]
-    files = create_run(utils / log_folder, utils / weights_folder / subfolder, benchmark.label, title, published)
-    config_text = dump(used_sections(cfg, method))
-    meta = {
-        "run": files.name,
-        "network": student_name,
-        "models": models,
-        "teacher": teacher_name,
-        "teacher_top1": teacher_top1,
-        "teacher_sha256": cfg.DISTILLER.TEACHER_SHA256 or None,
-        "distiller": label,
-        "chosen_by": data.val_from or "test",
-        "config": config_text,
-        **about_data,
-        **describe_versions(),
-    }
-    with RunLog(files, config_text, start_wandb(cfg, files)) as log:
-        log.line("===== New Logging Session Started =====")
-        running = f"student={student_name}, teacher={teacher_name}, distiller={label}"
-        log.line(f"Running main with {running}", wrap=False)
-        for line in describe_run(cfg, meta, data, {"teacher": teacher, "student": student}, files):
-            log.line(line)
-        if method.takes_new_sections:
-            log.line(f"Settings: from {source}" if source else "Settings: defaults, as there is no --cfg")
-        if teacher is not None:
-            log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
-            log.line(f"Teacher's Top-1 Accuracy: {teacher_top1:.2f}, SHA-256 {cfg.DISTILLER.TEACHER_SHA256[:16]}")
-        for note in (*notes, *hints(cfg)):
-            log.line(note)
-        trainer = Trainer(cfg, distiller, data, files, log, meta)
-        with explained(trainer):
-            result = trainer.fit()
-        if data.val:  # whose images chose the best student; the test images are asked once
-            load_weights(distiller.student, files.best, student_name)
-            result = evaluate(distiller.student, data.test)
-            log.line(f"Test {result}")
-        return result, files
+    return Parts(cfg, data, student, teacher, teacher_top1, notes)
 
 
 def describe_data(cfg: CN, data: Data) -> dict[str, Any]:

@@ -27,6 +27,7 @@ COLUMNS = (
 ).split(",")
 DIGITS = 6  # of metrics.csv
 KEPT = "; finished epochs are kept"
+STOPPED = "Stopped: "  # how the lines begin that say why a run ended early
 
 
 def import_wandb() -> Any:
@@ -49,6 +50,17 @@ def start_wandb(cfg: CN, files: RunFiles) -> Any:
     return import_wandb().init(**options, config=parse_yaml(dump(cfg), "config"))
 
 
+def take_back(log: Path, position: int) -> None:
+    """Cut a log off at `position`, in bytes, but for the lines that say why the run stopped there."""
+    if not log.exists():
+        return
+    text = log.read_bytes()
+    lines = text[position:].splitlines(keepends=True)
+    stop = next((number for number, line in enumerate(lines) if f" - {STOPPED}".encode() in line), len(lines))
+    with atomic_write(log) as file:
+        file.write(text[:position] + b"".join(lines[stop:]))
+
+
 def round_to(value: Any, digits: int = DIGITS) -> Any:
     """A float with so many significant digits; anything else as it is."""
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
@@ -65,19 +77,26 @@ def tag_of(column: str) -> str:
 class RunLog:
     """Writes what a run reports: lines to the log and stdout, scalars to TensorBoard, a row an epoch to metrics.csv.
 
-    wandb: a run of Weights & Biases that gets the rows too, where there is one.
+    wandb: a run of Weights & Biases that gets the rows too, where there is one. state: a `state_dict`, to go on from
+    there; what was told since is taken back.
     """
 
-    def __init__(self, files: RunFiles, config_text: str, wandb: Any = None):
+    def __init__(self, files: RunFiles, config_text: str, wandb: Any = None, state: dict[str, Any] | None = None):
+        state = state or {"position": 0, "columns": [], "rows": []}
         self.files, self.wandb, self.folder = files, wandb, Path.cwd()
-        self.columns: list[str] = []
-        self.rows: list[dict[str, Any]] = []
-        with writing(files.log):
-            self.file = files.log.open("a", encoding="utf-8", errors="backslashreplace")
+        self.columns: list[str] = list(state["columns"])
+        self.rows: list[dict[str, Any]] = list(state["rows"])
         with atomic_write(files.config) as file:
             file.write(config_text.encode())
+        with writing(files.log):
+            take_back(files.log, state["position"])
+            self.file = files.log.open("a", encoding="utf-8", errors="backslashreplace")
         with writing(files.folder):
-            self.events = EventFile(files.folder)
+            if self.rows:
+                self.write_rows()
+            else:
+                files.metrics.unlink(missing_ok=True)
+            self.events = EventFile(files.folder, first_step=len(self.rows) + 1)
             self.events.add_settings(config_text)
         link_runs(files.log.parents[1])
 
@@ -111,12 +130,7 @@ class RunLog:
         self.rows.append({column: round_to(value) for column, value in row.items()})
         if not self.files.folder.is_dir():
             raise UserError(f"{self.files.folder} was removed, where metrics.csv and TensorBoard's events go{KEPT}")
-        with atomic_write(self.files.metrics) as file:
-            text = io.TextIOWrapper(file, newline="")
-            writer = csv.DictWriter(text, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-            text.detach()
+        self.write_rows()
         known = {column: value for column, value in row.items() if value is not None}
         with writing(self.files.folder, KEPT):
             self.events.add_scalars(
@@ -125,6 +139,19 @@ class RunLog:
         if self.wandb:
             self.wandb.log(known, step=row["epoch"])
 
+    def write_rows(self) -> None:
+        """Write metrics.csv anew."""
+        with atomic_write(self.files.metrics) as file:
+            text = io.TextIOWrapper(file, newline="")
+            writer = csv.DictWriter(text, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+            text.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been told so far: the log's length in bytes, and the rows of metrics.csv."""
+        return {"position": self.files.log.stat().st_size, "columns": list(self.columns), "rows": list(self.rows)}
+
     def __enter__(self) -> "RunLog":
         return self
 
@@ -132,7 +159,7 @@ class RunLog:
         if error is not None:  # whoever catches it tells the terminal
             reason = str(error) if isinstance(error, (UserError, Stopped)) else repr(error)
             with contextlib.suppress(OSError):
-                for line in as_lines(f"Stopped: {reason}", self.folder):
+                for line in as_lines(f"{STOPPED}{reason}", self.folder):
                     self.write(printable(line))
         for file in (self.events, self.file):
             with contextlib.suppress(OSError):  # all of it is flushed as it is written

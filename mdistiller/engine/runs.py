@@ -24,7 +24,8 @@ CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PROJECT / "
 DISTILLATION_FOLDERS = "distiller_train_log", "model_distillation_pth"
 BASELINE_FOLDERS = "model_train_log", "model_pth"
 PUBLISHED = "best_model_weights_"
-BEST, LAST = "best.pth", "last.pth"
+BEST, LAST, PREVIOUS = "best.pth", "last.pth", "previous.pth"
+STATES = LAST, PREVIOUS  # what a run goes on from; no results
 
 
 def folders_of(method: type[Distiller]) -> tuple[str, str]:
@@ -57,7 +58,7 @@ def student_weights(utils: Path) -> list[Path]:
     """The distilled students below `utils`: each run's best and those under the published name."""
     folders = dict.fromkeys(folders_of(method)[1] for method in DISTILLERS.values())
     found = [path for folder in folders for path in sorted((utils / folder).rglob("*.pth"))]
-    return [path for path in found if path.name != LAST]
+    return [path for path in found if path.name not in STATES]
 
 
 def saved_config(weights: Path, run: str) -> Path | None:
@@ -97,6 +98,10 @@ class RunFiles:
     @property
     def last(self) -> Path:
         return self.weights / LAST
+
+    @property
+    def previous(self) -> Path:
+        return self.weights / PREVIOUS
 
 
 def create_run(

@@ -4,22 +4,22 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 SAME = 0.25  # seconds in which a signal that comes again is the same; `timeout` sends its own twice
 
 
 class Stopped(BaseException):
     """A signal asks the script to end; SIGPIPE: nobody reads its output.
 
-    where: what went on when it came, and what is kept.
+    where: what went on when it came, and what is kept; advice: what to type next, as lines.
     """
 
-    def __init__(self, number: int, where: str = ""):
+    def __init__(self, number: int, where: str = "", advice: Sequence[str] = ()):
         super().__init__(f"stopped by {signal.Signals(number).name}{where}")
-        self.number = number
+        self.number, self.advice = number, advice
 
 
 class Stopper:

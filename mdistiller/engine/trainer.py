@@ -9,6 +9,7 @@ from mdistiller.dataset import Data
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
 
+from .checkpoint import Checkpointer
 from .describe import describe_best, describe_epoch
 from .metrics import Meter, NotFinite, Progress, Result, evaluate
 from .optim import build_minimiser, learning_rate
@@ -16,14 +17,15 @@ from .precision import Precision, gradient_scaler, set_backends
 from .runlog import COLUMNS, RunLog
 from .runs import RunFiles, save_best
 from .seeds import generators_state, set_generators_state
-from .signals import held
-from .weights import save_checkpoint
+from .signals import Stopped, held
+from .weights import load_weights
 
 
 class Trainer:
     """Trains a distiller's student on `data.train`, evaluates it each epoch, keeps the best.
 
     meta: what a weight file tells of its run, to which each epoch's results are added.
+    finished: epochs that are behind; steps: those of the epoch that runs.
     """
 
     def __init__(self, cfg: Any, distiller: Distiller, data: Data, files: RunFiles, log: RunLog, meta: dict[str, Any]):
@@ -32,57 +34,96 @@ class Trainer:
         self.precision = Precision(cfg.SOLVER, self.device)
         scaler = gradient_scaler(cfg.SOLVER, self.device)
         self.optimizer = build_minimiser(cfg.SOLVER, distiller.get_learnable_parameters(), scaler)
+        self.checkpointer = Checkpointer(cfg.LOG, files)
         self.meter = Meter(self.device)
         self.split = "validation" if data.val else "test"
-        self.epoch = self.saved_epoch = self.best_epoch = 0
+        self.finished = self.best_epoch = 0
         self.kept: str | None = None  # why the best has not the published name
         self.best = Result(math.inf, -math.inf, -math.inf, 0)
+        self.seconds = {"epoch": 0.0, "run": 0.0}  # of training in this epoch, of all
+        self.untold: dict[str, Any] | None = None  # a finished epoch's report, until the log has it
+
+    @property
+    def epoch(self) -> int:
+        return self.finished + 1
+
+    @property
+    def steps(self) -> int:
+        return self.meter.steps + self.meter.skipped
 
     def fit(self) -> Result:
-        """Run all epochs that are left; returns the best student's result.
+        """Run all epochs that are left; returns the best student's result on the test images.
 
-        Raises NotFinite where a loss, or a weight, is no longer finite, and UserError where no epoch could be the best.
+        Raises NotFinite where a loss, gradient or weight is no longer finite, and UserError where no epoch could be the
+        best. What a signal stops is saved first.
         """
-        started, before, epochs = time.monotonic(), self.epoch, self.cfg.SOLVER.EPOCHS
         set_backends(self.cfg.SOLVER)
-        while self.epoch < epochs:
-            self.epoch += 1
-            self.log.line(f"Epoch: {self.epoch} / {epochs}")
-            self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
-            train, terms, seconds = self.train_epoch()
-            judged = evaluate(self.distiller.student, self.data.val or self.data.test)
-            self.check(judged)
+        try:
             with held():
-                self.save(judged)  # first: the log may have no room
-                self.report(train, terms, seconds, judged)
-                left = (time.monotonic() - started) / (self.epoch - before) * (epochs - self.epoch)
-                self.log.line(describe_epoch(self.epoch, train.images, seconds, left))
-        minutes, seconds = divmod(round(time.monotonic() - started), 60)
-        if not self.best_epoch:
-            raise UserError(
-                f"the {self.split} loss was finite after none of {epochs} epochs, so that none is the best; "
-                f"the last is kept in {self.files.last}; try a lower SOLVER.LR, or more SOLVER.EPOCHS"
-            )
-        if self.kept:
-            self.log.line(self.kept)
-        self.log.line(describe_best(self.split, self.best.top1, self.best_epoch, self.files.best))
-        self.log.line(f"Learning Time: {minutes}m {seconds}s")
-        return self.best
+                self.checkpointer.save(self)  # so that a run can be resumed from its first step on
+                self.tell()
+            while self.finished < self.cfg.SOLVER.EPOCHS:
+                self.train_epoch()
+                self.judge_epoch()
+        except Stopped:  # which comes between steps
+            self.checkpointer.save(self)
+            raise
+        return self.end()
 
-    def train_epoch(self) -> tuple[Result, dict[str, float], float]:
-        """One pass over the training set; returns its averages, those of each loss term, and its seconds."""
+    def train_epoch(self) -> None:
+        """What is left of one pass over the training set."""
+        self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
+        if self.steps == 0:
+            self.log.line(f"Epoch: {self.epoch} / {self.cfg.SOLVER.EPOCHS}")
         self.distiller.train()
-        self.meter, started = Meter(self.device), time.monotonic()
+        self.data.train.load_state_dict({"epoch": self.finished, "batch": self.steps})
         title = f"Epoch {self.epoch}/{self.cfg.SOLVER.EPOCHS}"
         with Progress(self.meter, title, self.data.train.num_images_per_epoch) as progress:
+            started = time.monotonic()
             for batch in self.data.train:
-                with self.precision:
-                    logits, losses = self.distiller(**batch, epoch=self.epoch)
-                self.optimizer.backward(losses)
-                self.optimizer.step()
-                self.meter.update(losses, logits, batch["target"])
+                with held():
+                    self.train_step(batch)
+                    started = self.count_seconds(started, "epoch", "run")
+                    self.checkpointer.maybe_save(self)
                 progress.show()
-        return *self.meter.read(), time.monotonic() - started
+
+    def train_step(self, batch: dict[str, Any]) -> None:
+        """Forward, losses, backward, step."""
+        buffers = [buffer.clone() for buffer in self.distiller.buffers()] if self.optimizer.skips else []
+        with self.precision:
+            logits, losses = self.distiller(**batch, epoch=self.epoch)
+        self.optimizer.backward(losses)
+        gradient_norm = self.optimizer.step()
+        if gradient_norm is not None:
+            self.meter.update(losses, logits, batch["target"], gradient_norm)
+        else:
+            for buffer, before in zip(self.distiller.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+            self.meter.skip()
+
+    def judge_epoch(self) -> None:
+        """Evaluate the student, save it, and tell the log; a signal waits until what belongs together is written."""
+        train, terms = self.meter.read()
+        started = time.monotonic()
+        judged = evaluate(self.distiller.student, self.data.val or self.data.test)
+        self.check(judged)
+        self.count_seconds(started, "run")
+        with held():
+            if math.isfinite(judged.loss) and judged.top1 > self.best.top1:
+                self.best, self.best_epoch = judged, self.epoch
+            self.untold = {
+                "train": asdict(train),
+                "terms": terms,
+                "judged": asdict(judged),
+                "seconds": self.seconds["epoch"],
+            }
+            self.finished += 1
+            self.meter, self.seconds["epoch"] = Meter(self.device), 0.0
+            if self.best_epoch == self.finished:
+                student = self.distiller.student.state_dict()
+                self.kept = save_best(self.files, {"model": student, "meta": self.about()})
+            self.checkpointer.save(self)  # before the log, which may have no room
+            self.tell()
 
     def check(self, judged: Result) -> None:
         """Raise NotFinite where a loss that is not finite comes from weights that no training mends."""
@@ -92,48 +133,81 @@ class Trainer:
             if not values.isfinite().all():
                 raise NotFinite(f"the student's {name}")
 
-    def report(self, train: Result, terms: dict[str, float], seconds: float, judged: Result) -> None:
-        """Tell the log what an epoch reached."""
+    def tell(self) -> None:
+        """Tell the log what the epoch before reached, where it does not know yet."""
+        if self.untold is None:
+            return
+        untold, self.untold = self.untold, None
+        train, judged, seconds = Result(**untold["train"]), Result(**untold["judged"]), untold["seconds"]
         self.log.line(f"Train {train}")
         self.log.line(f"{self.split.capitalize()} {judged}")
         if not math.isfinite(judged.loss):
             self.log.line(f"Warning: the {self.split} loss is not finite, so that this epoch cannot be the best")
         speed = {"images_per_second": train.images / seconds, "seconds": seconds}
         tops = {"teacher_top1": self.meta.get("teacher_top1"), "best_top1": self.best.top1 if self.best_epoch else None}
-        row = {"epoch": self.epoch, "lr": self.optimizer.lr, **train.row("train"), **judged.row(self.split)}
-        known = {**dict.fromkeys(COLUMNS), **row, **speed, **tops}
+        lr = learning_rate(self.cfg.SOLVER, self.finished)
+        row = {"epoch": self.finished, "lr": lr, **train.row("train"), **judged.row(self.split)}
+        known, terms = {**dict.fromkeys(COLUMNS), **row, **speed, **tops}, untold["terms"]
         # A user's distiller file may call a term as a column is called.
         self.log.epoch(known | {f"loss_{name}" if name in known else name: value for name, value in terms.items()})
+        left = self.seconds["run"] / self.finished * (self.cfg.SOLVER.EPOCHS - self.finished)
+        self.log.line(describe_epoch(self.finished, train.images, seconds, left))
 
-    def save(self, judged: Result) -> None:
-        """Keep the student where it is the best so far, and always what the next epoch starts from."""
-        student = self.distiller.student.state_dict()
-        meta = self.meta | {"epoch": self.epoch, "top1": judged.top1, "top5": judged.top5, "loss": judged.loss}
-        if judged.top1 > self.best.top1 and math.isfinite(judged.loss):
-            self.best, self.best_epoch = judged, self.epoch
-            self.kept = save_best(self.files, {"model": student, "meta": meta})
-        save_checkpoint({"model": student, "meta": meta, "training": self.state_dict()}, self.files.last)
-        self.saved_epoch = self.epoch
+    def end(self) -> Result:
+        """The log's last lines."""
+        if not self.best_epoch:
+            raise UserError(
+                f"the {self.split} loss was finite after none of {self.finished} epochs, so that none is the best; "
+                f"the last is kept in {self.files.last}; try a lower SOLVER.LR, or more SOLVER.EPOCHS"
+            )
+        if self.kept:
+            self.log.line(self.kept)
+        self.log.line(describe_best(self.split, self.best.top1, self.best_epoch, self.files.best))
+        result = self.best
+        if self.data.val:  # whose images chose the best student; the test images are asked once
+            load_weights(self.distiller.student, self.files.best, self.cfg.DISTILLER.STUDENT)
+            result = evaluate(self.distiller.student, self.data.test)
+            self.log.line(f"Test {result}")
+        minutes, seconds = divmod(round(self.seconds["run"]), 60)
+        self.log.line(f"Learning Time: {minutes}m {seconds}s")
+        return result
+
+    def count_seconds(self, started: float, *spans: str) -> float:
+        """Add what has passed since `started` to `spans` of `seconds`; returns the time now."""
+        now = time.monotonic()
+        for span in spans:
+            self.seconds[span] += now - started
+        return now
+
+    def about(self) -> dict[str, Any]:
+        """What a weight file tells of the student as it is."""
+        judged = self.untold["judged"] if self.untold else {}
+        return self.meta | {"epoch": self.finished} | {key: value for key, value in judged.items() if key != "images"}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next epoch depends on, but for what never changes: a constant teacher, data and config."""
+        """All that the next step depends on, but for what never changes: a constant teacher, data and config."""
         left_out = "teacher." if self.distiller.teacher_is_constant else ()
         return {
-            "epoch": self.epoch,
+            "finished": self.finished,
             "best": {"epoch": self.best_epoch, **asdict(self.best)},
+            "kept": self.kept,
             "distiller": {k: v for k, v in self.distiller.state_dict().items() if not k.startswith(left_out)},
             "optimizer": self.optimizer.state_dict(),
-            "loader": self.data.train.state_dict(),
             "generators": generators_state(),
+            "meter": self.meter.state_dict(),
+            "seconds": dict(self.seconds),
+            "untold": self.untold,
+            "log": self.log.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict` of a run with the same config, data and teacher."""
-        self.epoch = self.saved_epoch = state["epoch"]
+        self.finished, self.kept, self.untold = state["finished"], state["kept"], state["untold"]
         best = dict(state["best"])
         self.best_epoch, self.best = best.pop("epoch"), Result(**best)
         kept = self.distiller.state_dict()
         self.distiller.load_state_dict({k: v for k, v in kept.items() if k.startswith("teacher.")} | state["distiller"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.data.train.load_state_dict(state["loader"])
+        self.meter.load_state_dict(state["meter"])
+        self.seconds = dict(state["seconds"])
         set_generators_state(state["generators"])

@@ -154,6 +154,14 @@ class _Loader(yaml.SafeLoader):
         return value
 
 
+def leaves(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config and of the sections in it, by their dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        values |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes a value that two keys share twice, not as a reference."""
 

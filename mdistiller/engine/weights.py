@@ -206,9 +206,9 @@ def as_numbers(value: torch.Tensor, dtype: torch.dtype, name: str, path: str | P
     raise UserError(f"weights {path} are damaged: {name!r} {what}; download or train them again")
 
 
-def save_checkpoint(content: dict[str, Any], path: str | Path) -> None:
-    """Write `content` to `path` atomically."""
-    with atomic_write(path) as file:
+def save_checkpoint(content: dict[str, Any], path: str | Path, previous: str | Path | None = None) -> None:
+    """Write `content` to `path` atomically; what was there takes the name `previous`, where that is given."""
+    with atomic_write(path, previous) as file:
         torch.save(content, file)
 
 

@@ -52,10 +52,11 @@ def writing(path: str | Path, kept: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | Path, previous: str | Path | None = None) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the name `path` only when it is whole and on the disk.
 
-    What was at `path` before stays until then, also through a crash. Raises UserError where writing fails.
+    What was at `path` before stays until then, also through a crash, and takes the name `previous` where that is given.
+    Raises UserError where writing fails.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -69,6 +70,8 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if previous is not None and path.exists():
+                os.replace(path, previous)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):

@@ -20,9 +20,16 @@ from mdistiller.errors import UserError
 def trainer(tmp_path):
     files, solver = SimpleNamespace(last=tmp_path / "last.pth"), SimpleNamespace(BATCH_SIZE=7)
     cfg = SimpleNamespace(SOLVER=solver)
+    checkpointer = SimpleNamespace(place=(2, 0))
     data = SimpleNamespace(train=SimpleNamespace(num_images_per_epoch=1))
     return SimpleNamespace(
-        epoch=3, saved_epoch=2, files=files, cfg=cfg, data=data, meter=Meter(), distiller=torch.nn.Identity()
+        epoch=3,
+        checkpointer=checkpointer,
+        files=files,
+        cfg=cfg,
+        data=data,
+        meter=Meter(),
+        distiller=torch.nn.Identity(),
     )
 
 
@@ -102,7 +109,10 @@ def test_one_value_a_channel_in_another_batch_is_not_put_down_to_the_last(traine
 
 def test_a_matrix_that_cannot_be_factored_is_put_down_to_the_loss_that_failed_first(trainer):
     trainer.meter.update({"loss_kd": torch.tensor(torch.nan)}, torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))
-    with pytest.raises(UserError, match=r"loss_kd is not finite in epoch 3.*epoch 2 is kept in"), explained(trainer):
+    with (
+        pytest.raises(UserError, match=r"loss_kd at step 1 .* is not finite in epoch 3.*epoch 2 is kept in"),
+        explained(trainer),
+    ):
         torch.linalg.cholesky(torch.zeros(2, 2))
 
 

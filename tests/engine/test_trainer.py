@@ -188,7 +188,8 @@ def test_best_is_the_best_of_the_whole_run(script, monkeypatch):
 def test_last_checkpoint_holds_what_the_next_epoch_depends_on(script):
     train(script)
     last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
-    assert set(last["training"]) == {"epoch", "best", "distiller", "optimizer", "loader", "generators"}
+    parts = "finished best kept distiller optimizer generators meter seconds untold log"
+    assert set(last["training"]) == set(parts.split())
     momenta = last["training"]["optimizer"]["optimizer"]["state"]
     assert len(momenta) == len(list(build_model("cifar100", "resnet8", 9).parameters()))
     student = {f"student.{name}": value for name, value in last["model"].items()}
@@ -204,7 +205,9 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(scr
         return logits, losses | {"loss_extra": losses["loss_ce"] * (float("nan") if epoch == 2 else 1.0)}
 
     monkeypatch.setattr(Vanilla, "forward_train", explode)
-    train(script, "SOLVER.EPOCHS", "3").fails_with("loss_extra is not finite in epoch 2", "last.pth")
+    train(script, "SOLVER.EPOCHS", "3").fails_with(
+        "loss_extra at step 1 (largest logit ", "is not finite in epoch 2", "last.pth"
+    )
     last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
     assert last["meta"]["epoch"] == 1 and all(value.isfinite().all() for value in last["model"].values())
     assert "Stopped: " in only(script.utils, "model_train_log/*.log").read_text()
@@ -300,7 +303,7 @@ def distilled(script, method, pairs, epochs, state=None, monkeypatch=None):
             if state is not None:
                 self.load_state_dict(state)
             result = super().fit()
-            states.append(self.state_dict())
+            states.append({key: value for key, value in self.state_dict().items() if key not in LEFT_OUT})
             return result
 
     monkeypatch.setattr(run_module, "Trainer", Recording)
@@ -309,6 +312,9 @@ def distilled(script, method, pairs, epochs, state=None, monkeypatch=None):
     script(distillation_main, *flags, *weights, *TINY, "SOLVER.EPOCHS", epochs, "SOLVER.LR_DECAY_STAGES", "[1]", *pairs)
     assert script.status == 0, script.err
     return states[0]
+
+
+LEFT_OUT = "seconds", "log", "kept"  # of a state, which differ between runs of the same training
 
 
 def flat(node, prefix=""):
@@ -335,5 +341,6 @@ def test_training_goes_on_from_a_state_as_if_it_had_never_stopped(script, monkey
     whole = distilled(script, method, pairs, 3, monkeypatch=monkeypatch)
     part = distilled(script, method, pairs, 2, monkeypatch=monkeypatch)
     torch.save(part, tmp_path / "state.pth")
-    state = torch.load(tmp_path / "state.pth", weights_only=True)
+    unread = {"kept": None, "seconds": {"epoch": 0.0, "run": 0.0}}
+    state = torch.load(tmp_path / "state.pth", weights_only=True) | unread
     assert flat(distilled(script, method, pairs, 3, state, monkeypatch)) == flat(whole)

@@ -1,0 +1,219 @@
+"""Going on with a run that was stopped: which one, and whether it is still the same."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode as CN
+
+from mdistiller.errors import UserError
+
+from .cfg import changed
+from .checkpoint import read_state
+from .metrics import Result
+from .resolve import Choices
+from .runs import RunFiles, published_weights, shown
+from .values import leaves
+
+# What may change while a run goes on, beside all of LOG; SOLVER.LR_DECAY_STAGES may after the present epoch.
+FREE = {
+    "SOLVER.EPOCHS",
+    "SOLVER.SKIP_NONFINITE",
+    "DATASET.ROOT",
+    "DATASET.NUM_WORKERS",
+    "DISTILLER.TEACHER_WEIGHTS",
+    "EXPERIMENT.PROJECT",
+}
+FOUND = "DISTILLER.TEACHER_WEIGHTS", "DISTILLER.TEACHER_SHA256", "DATASET.FINGERPRINT"  # by a run, where not given
+STAGES = "SOLVER.LR_DECAY_STAGES"
+WORDS = {
+    "DATASET.FINGERPRINT": "the images have changed",
+    "DISTILLER.TEACHER_SHA256": "the teacher's file has changed",
+}
+SELECTIONS = "selected_student", "selected_teacher", "selected_distiller", "selected_model", "cfg"
+LAST_LINE = "Learning Time: "
+RUN = re.compile(r"(\d{4}(?:-\d\d){5})(?:-(\d+))?_.+")  # its start, and a number where several started at once
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run lies: its name and the folders, of all runs, of its log and of its weights."""
+
+    name: str
+    log_folder: Path
+    weights_folder: Path
+    label: str
+
+    def files(self, *published: str) -> RunFiles:
+        """The run's paths. published: names in that of its published weights."""
+        stem = f"experiment_{self.label}_{self.name}"
+        return RunFiles(
+            name=self.name,
+            log=self.log_folder / f"{stem}.log",
+            folder=self.log_folder / stem,
+            weights=self.weights_folder / self.name,
+            published=published_weights(self.weights_folder, *published),
+        )
+
+    @property
+    def started(self) -> tuple[str, int]:
+        match = RUN.fullmatch(self.name)
+        return (match[1], int(match[2] or 1)) if match else ("", 0)
+
+
+@dataclass
+class SavedRun:
+    """A run to go on with, and the config that it was started by. content: of what it saved, once that is read."""
+
+    place: Place
+    config: CN
+    content: dict[str, Any] | None = None
+    note: str | None = None
+
+    def read(self, files: RunFiles) -> dict[str, Any] | None:
+        """The trainer's state; None where the run was stopped before it saved any."""
+        self.content, self.note = read_state(files)
+        return self.content and self.content["training"]
+
+    def check(self, cfg: CN) -> None:
+        """Raise UserError, listing what differs, where `cfg` is the config of another run."""
+        finished = self.content["training"]["finished"] if self.content else 0
+        check_same(self.place.name, self.config, cfg, finished)
+
+    def describe(self, trainer: Any) -> list[str]:
+        """What the log is told where the run goes on."""
+        where = f"epoch {trainer.epoch} after {trainer.steps} of {len(trainer.data.train)} steps"
+        lines = [f"===== Logging Session Resumed in {where} ====="]
+        if self.note:
+            lines.append(self.note)
+        before, now = self.content["meta"].get("versions", {}) if self.content else {}, trainer.meta["versions"]
+        if changes := [f"{name} {now[name]}, was {before[name]}" for name in now if now[name] != before.get(name)]:
+            lines.append(f"Warning: the code has changed since the run was stopped: {', '.join(changes)}")
+        return lines
+
+
+def runs_of(folders: Iterable[tuple[Path, Path]], label: str) -> list[Place]:
+    """The runs in pairs of a folder of logs and one of weights, the newest first."""
+    found = []
+    for log_folder, weights_folder in folders:
+        for folder in weights_folder.glob("*/"):
+            place = Place(folder.name, log_folder, weights_folder, label)
+            if RUN.fullmatch(folder.name) and place.files().config.exists():
+                found.append(place)
+    return sorted(found, key=lambda place: place.started, reverse=True)
+
+
+def find_run(wanted: str, runs: list[Place], utils: Path) -> Place:
+    """The one of `runs` that `wanted`, a name, a folder or a file of it, means; for "" the newest.
+
+    Raises UserError where there is none.
+    """
+    if not runs:
+        raise UserError(f"no run to resume below {shown(utils)}; leave out --resume to start one")
+    if not wanted:
+        return runs[0]
+    path = Path(wanted).resolve()
+    for place in runs:
+        files = place.files()
+        theirs = {files.weights, files.last, files.previous, files.best, files.log, files.folder, files.config}
+        if wanted == place.name or path in {each.resolve() for each in theirs}:
+            return place
+    raise UserError(
+        f"no run {wanted!r} below {shown(utils)}; expected a run's name, folder or last.pth, as {runs[0].name}"
+    )
+
+
+def has_ended(state: dict[str, Any], cfg: CN, files: RunFiles) -> bool:
+    """Whether the run whose trainer saved `state` has nothing left to do, by its log's last line."""
+    if state["finished"] < cfg.SOLVER.EPOCHS:
+        return False
+    try:
+        return LAST_LINE in files.log.read_bytes()[state["log"]["position"] :].decode(errors="replace")
+    except OSError:
+        return False
+
+
+def tell_ended(state: dict[str, Any], files: RunFiles) -> Result:
+    """Print that the run has ended; returns its best result."""
+    best = dict(state["best"])
+    epoch, result = best.pop("epoch"), Result(**best)
+    print(f"run {files.name} has ended: {state['finished']} epochs, the best {epoch} with top-1 {result.top1:.2f};")
+    print("to train it further, add SOLVER.EPOCHS and more of them")
+    return result
+
+
+def with_found(cfg: CN, then: CN) -> CN:
+    """`cfg` with what the run whose config was `then` found out for itself, where it is not given."""
+    given, found = leaves(cfg), leaves(then)
+    for key in FOUND:
+        if not given[key]:
+            cfg = changed(cfg, key, found[key])
+    return cfg
+
+
+def check_same(name: str, then: CN, now: CN, finished: int) -> None:
+    """Raise UserError, listing what differs, where `now` is the config of another run than `then`, that of run `name`.
+
+    finished: epochs that the run has behind it.
+    """
+    others = differences(then, now, finished)
+    if now.SOLVER.EPOCHS < finished:
+        others.append(f"SOLVER.EPOCHS {now.SOLVER.EPOCHS}, and {finished} are done")
+    if others:
+        raise UserError(f"run {name} cannot go on otherwise than it began: {'; '.join(others)}; start a new run")
+
+
+def differences(then: CN, now: CN, finished: int) -> list[str]:
+    """What makes a run by the config `now` another one than that by `then`, in words."""
+    before, after = (
+        {key: list(value) if isinstance(value, tuple) else value for key, value in leaves(cfg).items()}
+        for cfg in (then, now)
+    )
+    if all(passed(values[STAGES], finished) == passed(before[STAGES], finished) for values in (before, after)):
+        before[STAGES] = after[STAGES]
+    told = []
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key, ""), after.get(key, "")
+        if key not in FREE and not key.startswith("LOG.") and old != new:
+            told.append(WORDS.get(key, f"{key} {new}, was {old}"))
+    return told
+
+
+def passed(stages: Iterable[int], finished: int) -> list[int]:
+    """Those that the learning rate of the finished epochs and of the next depends on."""
+    return [stage for stage in stages if stage <= finished]
+
+
+def resolve(
+    choices: Choices, wanted: str, runs: list[Place], utils: Path, config_of: Callable[[Choices], CN]
+) -> tuple[CN, SavedRun]:
+    """The config to go on by, and the run that `wanted` means: its name, folder or file, or "" for the newest.
+
+    Where `choices` name networks, a method or a config, these make the config, and "" means the newest run that they
+    would have started; else they change the run's own. config_of: a script's way from choices to a config.
+    """
+    place = find_run(wanted, runs, utils)
+    are_given = any(getattr(choices, name) is not None for name in SELECTIONS)
+    if not are_given:
+        own = replace(choices, cfg=place.files().config)
+        return config_of(own), SavedRun(place, config_of(Choices(cfg=own.cfg)))
+    now = config_of(choices)
+    if not wanted and (found := find_same(now, runs, config_of)):
+        return with_found(now, found.config), found
+    saved = SavedRun(place, config_of(Choices(cfg=place.files().config)))
+    now = with_found(now, saved.config)
+    check_same(place.name, saved.config, now, 0)
+    return now, saved
+
+
+def find_same(cfg: CN, runs: list[Place], config_of: Callable[[Choices], CN]) -> SavedRun | None:
+    """The newest of `runs` that `cfg` would have started, if there is one."""
+    for place in runs:
+        with contextlib.suppress(UserError):  # the config of another version
+            then = config_of(Choices(cfg=place.files().config))
+            if not differences(then, with_found(cfg, then), 0):
+                return SavedRun(place, then)
+    return None
