@@ -22,8 +22,8 @@ from .flags import FlagParser
 from .index import BENCHMARKS, Benchmark
 from .listing import print_config, print_index, print_unnumbered
 from .resolve import Choices, baseline_config, distillation_config
+from .resume import NEWEST, runs_of
 from .resume import resolve as resume
-from .resume import runs_of
 from .run import run_experiment, select_device
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
 from .signals import stoppable
@@ -57,7 +57,7 @@ class TrainingParser(Parser):
         self.add_argument(
             "--resume",
             nargs="?",
-            const="",
+            const=NEWEST,
             metavar="RUN",
             help="go on with a run that was stopped: its name, folder or last.pth (default: the newest)",
         )
@@ -67,7 +67,7 @@ class TrainingParser(Parser):
         flags = super().parse(arguments)
         if KEY.fullmatch(flags.resume or "") and not Path(flags.resume).exists():  # --resume KEY VALUE
             flags.pairs.insert(0, flags.resume)
-            flags.resume = ""
+            flags.resume = NEWEST
         return flags
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mdistiller.errors import UserError
 
+from .writing import writing
+
 LOCK = ".lock"  # in the folder of a run's weights
 
 
@@ -24,24 +26,19 @@ def owned(folder: Path) -> Iterator[None]:
         yield
         return
     path = folder / LOCK
-    try:
-        with path.open("a+") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
-                file.seek(0)
-                owner = file.read(200).strip() or "another process"
-                raise UserError(
-                    f"run {folder.name} goes on in {owner}; wait for its end, or stop that process"
-                ) from error
+    with writing(path):
+        file = path.open("a+b", buffering=0)
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            owner = file.read(200).decode(errors="replace").strip() or "another process"
+            raise UserError(f"run {folder.name} goes on in {owner}; wait for its end, or stop that process") from error
+        with writing(path):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        if error.filename != str(path):
-            raise
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make its folder writable") from error
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """MDistiller's trainers: a distiller and loaders in a script of its user's own, around our loop."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,27 @@ NAMES = "image", "target", "index", "contrastive_index"  # of a batch's parts, i
 
 
 class Batches:
-    """The tuples of a loader as batches of our loop, on `device`; where it continues is known for our loaders alone."""
+    """The tuples of a loader as batches of our loop, on `device`.
+
+    Where an epoch goes on, other loaders than ours begin it anew and are read past what was trained on.
+    """
 
     def __init__(self, loader: Any, device: torch.device):
         self.loader, self.device = loader, device
-        self.num_images_per_epoch = len(loader.dataset)
+        self.num_images_per_epoch, self.first = len(loader.dataset), 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for parts in self.loader:
+        for parts in islice(self.loader, self.first, None):
             yield {name: part.to(self.device) for name, part in zip(NAMES, parts, strict=False)}
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.loader.source.state_dict() if hasattr(self.loader, "source") else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if hasattr(self.loader, "source"):
             self.loader.source.load_state_dict(state)
+        else:
+            self.first = state["batch"]
 
 
 class BaseTrainer:

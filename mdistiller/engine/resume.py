@@ -34,6 +34,7 @@ WORDS = {
     "DISTILLER.TEACHER_SHA256": "the teacher's file has changed",
 }
 SELECTIONS = "selected_student", "selected_teacher", "selected_distiller", "selected_model", "cfg"
+NEWEST = "newest"  # in the place of a run's name
 LAST_LINE = "Learning Time: "
 RUN = re.compile(r"(\d{4}(?:-\d\d){5})(?:-(\d+))?_.+")  # its start, and a number where several started at once
 
@@ -107,13 +108,13 @@ def runs_of(folders: Iterable[tuple[Path, Path]], label: str) -> list[Place]:
 
 
 def find_run(wanted: str, runs: list[Place], utils: Path) -> Place:
-    """The one of `runs` that `wanted`, a name, a folder or a file of it, means; for "" the newest.
+    """The one of `runs` that `wanted`, a name, a folder or a file of it, means; for NEWEST the newest.
 
     Raises UserError where there is none.
     """
     if not runs:
         raise UserError(f"no run to resume below {shown(utils)}; leave out --resume to start one")
-    if not wanted:
+    if wanted == NEWEST:
         return runs[0]
     path = Path(wanted).resolve()
     for place in runs:
@@ -190,10 +191,10 @@ def passed(stages: Iterable[int], finished: int) -> list[int]:
 def resolve(
     choices: Choices, wanted: str, runs: list[Place], utils: Path, config_of: Callable[[Choices], CN]
 ) -> tuple[CN, SavedRun]:
-    """The config to go on by, and the run that `wanted` means: its name, folder or file, or "" for the newest.
+    """The config to go on by, and the run that `wanted` means: its name, folder or file, or NEWEST.
 
-    Where `choices` name networks, a method or a config, these make the config, and "" means the newest run that they
-    would have started; else they change the run's own. config_of: a script's way from choices to a config.
+    Where `choices` name networks, a method or a config, these make the config, and NEWEST means the newest run that
+    they would have started; else they change the run's own. config_of: a script's way from choices to a config.
     """
     place = find_run(wanted, runs, utils)
     are_given = any(getattr(choices, name) is not None for name in SELECTIONS)
@@ -201,7 +202,7 @@ def resolve(
         own = replace(choices, cfg=place.files().config)
         return config_of(own), SavedRun(place, config_of(Choices(cfg=own.cfg)))
     now = config_of(choices)
-    if not wanted and (found := find_same(now, runs, config_of)):
+    if wanted == NEWEST and (found := find_same(now, runs, config_of)):
         return with_found(now, found.config), found
     saved = SavedRun(place, config_of(Choices(cfg=place.files().config)))
     now = with_found(now, saved.config)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import io
+import os
 import signal
 import time
 from pathlib import Path
@@ -150,7 +151,11 @@ class RunLog:
 
     def state_dict(self) -> dict[str, Any]:
         """What has been told so far: the log's length in bytes, and the rows of metrics.csv."""
-        return {"position": self.files.log.stat().st_size, "columns": list(self.columns), "rows": list(self.rows)}
+        return {
+            "position": os.fstat(self.file.fileno()).st_size,
+            "columns": list(self.columns),
+            "rows": list(self.rows),
+        }
 
     def __enter__(self) -> "RunLog":
         return self

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+PATIENCE = 4  # seconds
 SAME = 0.25  # seconds in which a signal that comes again is the same; `timeout` sends its own twice
 
 
@@ -45,6 +46,9 @@ class Stopper:
         ignore_workers()
         if self.is_held:
             self.waiting = number
+            if hasattr(signal, "setitimer"):
+                signal.signal(signal.SIGALRM, lambda *_: end_by(number))
+                signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         else:
             raise Stopped(number)
 
@@ -79,12 +83,14 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Within it a signal that would raise Stopped waits for the end; the next one still ends the process."""
+    """Within it a signal that would raise Stopped waits for the end, PATIENCE at most; the next ends the process."""
     stopper = next((each for each in map(signal.getsignal, SIGNALS) if isinstance(each, Stopper)), Stopper())
     stopper.is_held = True
     try:
         yield
     finally:
         stopper.is_held = False
+        if stopper.waiting is not None and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
     if stopper.waiting is not None:
         raise Stopped(stopper.waiting)

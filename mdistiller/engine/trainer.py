@@ -170,6 +170,7 @@ class Trainer:
             self.log.line(f"Test {result}")
         minutes, seconds = divmod(round(self.seconds["run"]), 60)
         self.log.line(f"Learning Time: {minutes}m {seconds}s")
+        self.files.previous.unlink(missing_ok=True)
         return result
 
     def count_seconds(self, started: float, *spans: str) -> float:

@@ -65,7 +65,7 @@ def test_a_trainer_takes_any_loader_of_tuples_and_resumes(cfg, tmp_path):
     trainer.train()
     cfg.SOLVER.EPOCHS = 2
     trainer.train(resume=True)
-    epochs = sorted(load_checkpoint(path)["training"]["epoch"] for path in tmp_path.glob("mine/weights/*/last.pth"))
+    epochs = sorted(load_checkpoint(path)["training"]["finished"] for path in tmp_path.glob("mine/weights/*/last.pth"))
     assert epochs == [1, 2]
 
 

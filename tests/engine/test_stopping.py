@@ -15,11 +15,11 @@ import torch
 from mdistiller.engine import trainer as trainer_module
 from mdistiller.engine import writing
 from mdistiller.engine.board import EventFile
+from mdistiller.engine.checkpoint import Checkpointer
 from mdistiller.engine.cli import training_main
 from mdistiller.engine.metrics import Result
 from mdistiller.engine.runs import PROJECT
 from mdistiller.engine.signals import Stopped, Stopper, held, stoppable
-from mdistiller.engine.trainer import Trainer
 from mdistiller.engine.weights import read_weights
 from mdistiller.errors import UserError
 from tests.engine.conftest import TINY
@@ -29,6 +29,7 @@ SCRIPT = f"""
 import resource, signal, sys
 from pathlib import Path
 from mdistiller.engine import trainer
+from mdistiller.engine.checkpoint import Checkpointer
 from mdistiller.engine.cli import run_script, training_main
 from mdistiller.engine.index import CIFAR100
 
@@ -73,10 +74,13 @@ def check_files(script, epoch):
     return next(script.utils.glob("*_log/*.log")).read_text()
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138)])
 def test_a_signal_ends_with_a_line_that_says_what_is_kept(script, name, status):
-    line = only_line(run(script, STOP_IN_EPOCH_2.format(name)), status)
-    assert line.startswith(f"stopped by {name} in epoch 2; epoch 1 is kept in ") and "last.pth" in line
+    result = run(script, STOP_IN_EPOCH_2.format(name))
+    assert result.returncode == status, result.stderr
+    line, *command = result.stderr.splitlines()
+    assert line.startswith(f"stopped by {name} in epoch 2; 3 of its 3 steps are kept in ") and "last.pth" in line
+    assert command[0].startswith("Resume:") and "--resume" in command[-1]
     assert f"Stopped: stopped by {name} in epoch 2" in check_files(script, 1).replace("\n  ", " ")
 
 
@@ -148,7 +152,8 @@ def test_weights_without_room_keep_those_before(script, monkeypatch, number):
 
     def at_epoch_2(handle):
         calls.append(handle)
-        return refuse(number)() if len(calls) == 6 else fsync(handle)  # config; best, published, last, metrics; best
+        # Before it come the config and the first state; then best, published, last and metrics of epoch 1.
+        return refuse(number)() if len(calls) == 7 else fsync(handle)
 
     monkeypatch.setattr(os, "fsync", at_epoch_2)
     monkeypatch.setattr(trainer_module, "evaluate", lambda *_: Result(1.0, 10.0 * len(calls), 90.0, 32))
@@ -157,7 +162,7 @@ def test_weights_without_room_keep_those_before(script, monkeypatch, number):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize("place", range(1, 6))
+@pytest.mark.parametrize("place", range(1, 8))
 def test_a_write_that_fails_anywhere_leaves_only_whole_files(script, monkeypatch, call, place):
     real, calls = getattr(os, call), []
 
@@ -192,8 +197,8 @@ def test_events_without_room_lose_no_epoch(script, monkeypatch):
 def test_a_removed_folder_of_logs_is_one_line(script, monkeypatch):
     import shutil
 
-    save = Trainer.save
-    monkeypatch.setattr(Trainer, "save", lambda *args: (save(*args), shutil.rmtree(script.utils / "model_train_log")))
+    save, logs = Checkpointer.save, script.utils / "model_train_log"
+    monkeypatch.setattr(Checkpointer, "save", lambda *args: (save(*args), shutil.rmtree(logs, ignore_errors=True)))
     script(training_main, *TRAIN).fails_with("was removed", "finished epochs are kept")
 
 

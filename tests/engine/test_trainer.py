@@ -242,7 +242,9 @@ def test_weights_that_are_not_finite_are_not_saved(script, monkeypatch):
 
     monkeypatch.setattr(trainer_module, "evaluate", diverge)
     train(script).fails_with("the student's fc.weight is not finite in epoch 1", "lower SOLVER.LR")
-    assert not list(script.utils.rglob("*.pth"))
+    assert not list(script.utils.rglob("best*.pth"))
+    last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
+    assert last["meta"]["epoch"] == 0 and last["model"]["fc.weight"].isfinite().all()
 
 
 @pytest.fixture
