@@ -14,7 +14,7 @@ from .describe import print_commands
 from .index import Benchmark
 from .metrics import Result
 from .resolve import baseline_config, distillation_config
-from .resume import SavedRun, find_same, runs_of
+from .resume import SavedRun, find_same, runs_of, with_found
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, RunFiles, folders_of, published_weights
 from .tables import align
@@ -34,6 +34,7 @@ def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, r
     def run(cfg: CN, baseline: bool) -> tuple[Result, RunFiles]:
         subfolder = SUBFOLDER if baseline else ""
         saved = find_saved(cfg, benchmark, device, utils, baseline) if resume else None
+        cfg = with_found(cfg, saved.config) if saved else cfg
         return run_experiment(cfg, benchmark, device, utils, baseline, subfolder, saved=saved)
 
     teacher = baseline_of(cfg, cfg.DISTILLER.TEACHER)
