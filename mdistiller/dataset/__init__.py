@@ -162,12 +162,12 @@ def build_data(
     memory, for two validation sets, and for data that is missing or damaged.
     """
     dataset = cfg.DATASET
-    sets, note = _find(dataset, splits, device)
-    fingerprints = {split: fingerprint(image_set) for split, image_set in sets.items()}
+    found = _find(dataset, splits)
+    fingerprints = {split: fingerprint(image_set) for split, image_set in found.items()}
+    sets, note = _hold_all(found, dataset, device)
     val_from = "val/" if "val" in sets else ""
     if "train" in sets and dataset.VAL_FRACTION:
         sets["train"], sets["val"] = hold_out(sets["train"], dataset.VAL_FRACTION, seed)
-        fingerprints["val"] = fingerprint(sets["val"])
         val_from = f"{dataset.VAL_FRACTION * 100:g} % of the training images"
     sets = {split: image_set.to(device) for split, image_set in sets.items()}
     statistics = tuple(dataset.MEAN), tuple(dataset.STD)
@@ -185,11 +185,8 @@ def build_data(
     return Data(train, test, classes, dataset.IMAGE_SIZE, *statistics, note, val, val_from, fingerprints)
 
 
-def _find(dataset, splits, device):
-    """The `ImageSet` (in host memory, at DATASET.IMAGE_SIZE) or `ImageFiles` of each split, and a note on them.
-
-    With "train" comes "val", where it has images of its own.
-    """
+def _find(dataset, splits):
+    """The `ImageSet` or `ImageFiles` of each split. With "train" comes "val", where it has images of its own."""
     source = DATASETS[dataset.TYPE]
     splits = [*splits]
     splits += ["val"] if "train" in splits else []
@@ -204,6 +201,12 @@ def _find(dataset, splits, device):
             check_same_classes(found["train"], image_set, dataset.ROOT, split)
     if source.classes:
         _check_complete(next(iter(found.values())).classes, dataset, source.classes)
+    return found
+
+
+def _hold_all(found, dataset, device):
+    """`found` as sets in host memory, at DATASET.IMAGE_SIZE, where they fit, and else a note on them."""
+    source = DATASETS[dataset.TYPE]
     if source.stays_in_files or all(_has_size(image_set, dataset.IMAGE_SIZE) for image_set in found.values()):
         return found, ""
     size, available = sum(map(len, found.values())) * 3 * dataset.IMAGE_SIZE**2, available_memory(device)

@@ -110,6 +110,11 @@ class Distiller(nn.Module):
         return ["standardised"] if cls.compares_logits and cfg.DISTILLER.LOGIT_STANDARDIZATION else []
 
     @classmethod
+    def checksum(cls) -> str:
+        """Of a user's own file, which may change between runs; empty for a method of the package."""
+        return ""
+
+    @classmethod
     def build(cls, student: nn.Module, teacher: nn.Module | None, cfg: Any, num_data: int | None = None) -> "Distiller":
         """The method around two networks, as the whole config `cfg` says.
 

@@ -1,6 +1,7 @@
 """Distiller files from outside the package, such as those written for MDistiller."""
 
 import functools
+import hashlib
 import inspect
 import re
 import sys
@@ -76,7 +77,12 @@ class ForeignDistiller(Distiller):
 
     @classmethod
     def variant(cls, cfg: Any) -> list[str]:
-        return ["file", *super().variant(cfg)]
+        return [f"file.{cls.checksum()[:6]}", *super().variant(cfg)]
+
+    @classmethod
+    def checksum(cls) -> str:
+        """SHA-256, in hexadecimal digits, of the file and of what it has imported from its folder."""
+        return hashlib.sha256("\0".join(sorted(folder_of(cls.__module__).texts)).encode(errors="replace")).hexdigest()
 
     @classmethod
     def required_keywords(cls) -> set[str]:

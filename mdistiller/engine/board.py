@@ -16,7 +16,7 @@ from .values import leaves, parse_yaml
 FOLDER = "tensorboard"  # below a `Utils` folder: a link to each run's folder of events
 LONGEST_NAME = 39  # characters; TensorBoard cuts longer ones off where they differ
 RUN = re.compile(r"experiment_.+?_\d{4}-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)(-\d+)?_(.+)")
-METRICS = ("test/top1", "test/best_top1", "test/loss")
+METRICS = "top1", "best_top1", "loss"
 LEFT_OUT = ("LOG",)
 
 
@@ -78,14 +78,17 @@ class EventFile:
             self._write(summary=scalar(tag, value), step=epoch)
         self.file.flush()
 
-    def add_settings(self, config_text: str) -> None:
-        """Write a run's config, as text and as hyper-parameters; no folder of its own, as `add_hparams` has."""
+    def add_settings(self, config_text: str, split: str) -> None:
+        """Write a run's config, as text and as hyper-parameters beside the results on `split`.
+
+        It takes no folder of its own, as `add_hparams` does.
+        """
         from torch.utils.tensorboard.summary import hparams, text
 
         indented = "\n".join(f"    {line}" for line in config_text.splitlines())  # a block of code in Markdown
         sections = {k: v for k, v in parse_yaml(config_text, "config").items() if k not in LEFT_OUT}
         values = {key: value if is_number(value) else str(value) for key, value in leaves(sections).items()}
-        experiment, start, _ = hparams(values, dict.fromkeys(METRICS))
+        experiment, start, _ = hparams(values, dict.fromkeys(f"{split}/{name}" for name in METRICS))
         for summary in (text("config", indented), experiment, start):
             self._write(summary=summary)
         self.file.flush()

@@ -42,6 +42,7 @@ CFG.EXPERIMENT.PROJECT = "distill"  # of Weights & Biases
 CFG.EXPERIMENT.NAME = ""  # NAME and TAG end the run's name, where they say something
 CFG.EXPERIMENT.TAG = "default"
 CFG.EXPERIMENT.SEED = 2021
+CFG.EXPERIMENT.VERSIONS = ""  # of the code, in a saved config
 
 CFG.DATASET = CN()
 CFG.DATASET.TYPE = "cifar100"  # cifar100 | imagenet | tiny_imagenet | folder | synthetic
@@ -67,6 +68,7 @@ CFG.DISTILLER.TYPE = PLAIN_TRAINING
 CFG.DISTILLER.TEACHER = "ResNet50"
 CFG.DISTILLER.STUDENT = "resnet32"
 CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places
+CFG.DISTILLER.TYPE_SHA256 = ""  # of a user's own file, in a saved config
 CFG.DISTILLER.TEACHER_SHA256 = ""  # of that file, in a saved config
 CFG.DISTILLER.LOGIT_STANDARDIZATION = False  # of the logits that a logit-based method compares
 

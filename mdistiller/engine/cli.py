@@ -20,6 +20,7 @@ from .ending import end, open_streams, tell
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
 from .flags import FlagParser
 from .index import BENCHMARKS, Benchmark
+from .lines import count
 from .listing import print_config, print_index, print_unnumbered
 from .resolve import Choices, baseline_config, distillation_config
 from .resume import NEWEST, runs_of
@@ -206,8 +207,9 @@ def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evalu
             )
         return [file]
     files = find_weights(project, flags.dataset, flags.all)
-    if flags.dataset:
-        files = evaluator.of_same_data(files)
+    found = len(files)
+    if flags.dataset and (left_out := found - len(files := evaluator.of_same_data(files))):
+        tell(f"{count(left_out, 'file')} of other images left out")
     if not files:
         kind = flags.dataset or "synthetic"
         folder = BENCHMARKS[kind if kind in BENCHMARKS else "cifar100"].folder

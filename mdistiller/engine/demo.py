@@ -7,19 +7,17 @@ import torch
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers import PLAIN_TRAINING, find_method
-from mdistiller.errors import UserError
 
 from .cfg import changed
 from .describe import print_commands
+from .identity import with_variant
 from .index import Benchmark
 from .metrics import Result
 from .resolve import baseline_config, distillation_config
 from .resume import SavedRun, find_same, runs_of, with_found
 from .run import run_experiment
-from .runs import BASELINE_FOLDERS, RunFiles, folders_of, published_weights
+from .runs import BASELINE_FOLDERS, RunFiles, folders_of
 from .tables import align
-from .values import dump, parse_yaml
-from .weights import read_meta
 
 SUBFOLDER = "demo"  # keeps the demo's teacher apart from real ones
 
@@ -38,30 +36,31 @@ def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, r
         return run_experiment(cfg, benchmark, device, utils, baseline, subfolder, saved=saved)
 
     teacher = baseline_of(cfg, cfg.DISTILLER.TEACHER)
-    weights = published_weights(utils / BASELINE_FOLDERS[1] / SUBFOLDER, cfg.DISTILLER.TEACHER)
-    teacher_top1 = accuracy_of(weights, teacher)
-    if teacher_top1 is None:
-        result, files = run(teacher, baseline=True)
-        teacher_top1, weights = result.top1, files.best
-    cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
+    saved = find_saved(teacher, benchmark, device, utils, baseline=True)
+    done = saved.result(teacher) if saved else None
+    result, files = done if done else run(teacher, baseline=True)
+    teacher_top1 = result.top1
+    cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(files.best))
     distilled, files = run(cfg, baseline=False)
     alone, _ = run(baseline_of(cfg, cfg.DISTILLER.STUDENT), baseline=True)
-    method = find_method(cfg.DISTILLER.TYPE).__name__
+    method = find_method(cfg.DISTILLER.TYPE)
+    label = with_variant(method.__name__, cfg, method)
     rows = [
         ("teacher", cfg.DISTILLER.TEACHER, teacher_top1),
         ("student alone", cfg.DISTILLER.STUDENT, alone.top1),
-        (f"student distilled by {method}", cfg.DISTILLER.STUDENT, distilled.top1),
+        (f"student distilled by {label}", cfg.DISTILLER.STUDENT, distilled.top1),
     ]
     print(f"\n{align([(role, network, f'top-1 {top1:.2f}') for role, network, top1 in rows])}")
     print_commands(files)
 
 
 def find_saved(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool) -> SavedRun | None:
-    """The newest run that `cfg` would have started, if there is one."""
+    """The newest run that `cfg` would have started, if there is one, for as many epochs."""
     logs, weights = BASELINE_FOLDERS if baseline else folders_of(find_method(cfg.DISTILLER.TYPE))
     folders = utils / logs, utils / weights / (SUBFOLDER if baseline else "")
     config_of = partial(baseline_config if baseline else distillation_config, benchmark, device=device)
-    return find_same(cfg, runs_of([folders], benchmark.label), config_of)
+    found = find_same(cfg, runs_of([folders], benchmark.label), config_of)
+    return found if found and found.config.SOLVER == cfg.SOLVER else None
 
 
 def baseline_of(cfg: CN, network: str) -> CN:
@@ -69,17 +68,3 @@ def baseline_of(cfg: CN, network: str) -> CN:
     for key, value in {"TYPE": PLAIN_TRAINING, "STUDENT": network, "TEACHER_WEIGHTS": ""}.items():
         cfg = changed(cfg, f"DISTILLER.{key}", value)
     return cfg
-
-
-def accuracy_of(weights: Path, cfg: CN) -> float | None:
-    """Top-1 of the network at `weights`, if it was trained as `cfg` says."""
-    try:
-        meta = read_meta(weights)
-        then = parse_yaml(meta.get("config", ""), "config")
-    except UserError:
-        return None
-    now = parse_yaml(dump(cfg), "config")
-    for config in (then, now):
-        config.get("DATASET", {}).pop("FINGERPRINT", None)  # synthetic images are what the other keys say
-    is_same = all(then.get(section) == now[section] for section in ("EXPERIMENT", "DATASET", "SOLVER"))
-    return meta.get("top1") if is_same else None

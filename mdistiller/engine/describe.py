@@ -27,7 +27,7 @@ HEAD_LINES, METHOD_LINES = 15, 2  # at most, and of them at least for the method
 LONGEST_NAME, LONGEST_ROOT = 24, 40
 # Learning rate and batch of the presets' recipe, by DATASET.TYPE, and how many times off is far. Published recipes go
 # from a twentieth of it, for light networks, to four times.
-RECIPES, RECIPE, FAR = {"imagenet": (0.2, 512)}, (0.1, 64), 24
+RECIPES, RECIPE, FAR = {"imagenet": (0.2, 512)}, (0.1, 64), (1 / 24, 8)
 SECONDS_FOR_GIT = 5
 
 
@@ -185,7 +185,7 @@ def hints(cfg: CN) -> list[str]:
     lr, batch = RECIPES.get(cfg.DATASET.TYPE, RECIPE)
     in_proportion = lr * solver.BATCH_SIZE / batch
     ratio = solver.LR / in_proportion
-    if not 1 / FAR <= ratio <= FAR:
+    if not FAR[0] <= ratio <= FAR[1]:
         times = f"{ratio:.3g} times" if ratio > 1 else f"1/{1 / ratio:.3g} of"
         found.append(
             f"Hint: SOLVER.LR {solver.LR:g} is {times} what the presets' recipe, {lr:g} for batches of {batch}, means "

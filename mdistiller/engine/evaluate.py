@@ -24,6 +24,7 @@ from .weights import check_scores, load_weights, read_meta, read_weights, rows_o
 
 # What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
 SAID = {"DATASET": ("IMAGE_SIZE", "MEAN", "STD", "NUM_CLASSES", "SYNTHETIC"), "EXPERIMENT": ("SEED",)}
+WHICH_IMAGES = {"DATASET.ROOT", "DATASET.SYNTHETIC.SEED", "DATASET.SYNTHETIC.TEST_IMAGES"}
 MOST = {
     "DATASET.IMAGE_SIZE": Check(lambda side: side <= 2048, "a side of at most 2048 pixels"),
     "DATASET.SYNTHETIC.TEST_IMAGES": Check(lambda count: count <= 10**5, "at most 100000"),
@@ -43,7 +44,8 @@ class WeightFile:
 class Evaluation:
     """What a weight file reaches on the data of type `dataset`; None stands for what the file does not tell.
 
-    classes: the names of those that the network scores; confusion: int64, images of each (row) taken for each (column).
+    is_changed: whether the images are others than those that its run was tested on; classes: the names of those that
+    the network scores; confusion: int64, images of each (row) taken for each (column).
     """
 
     file: Path
@@ -54,6 +56,7 @@ class Evaluation:
     seed: int | None
     epoch: int | None
     chosen_by: str | None
+    is_changed: bool
     result: Result
     classes: list[str]
     confusion: torch.Tensor | None
@@ -164,19 +167,24 @@ class Evaluator:
         return self.data_sets[key]
 
     def of_same_data(self, files: Sequence[WeightFile]) -> list[WeightFile]:
-        """Those of `files` that were tested on the images that DATASET.ROOT of `pairs` has, where it is among them."""
-        return [file for file in files if "DATASET.ROOT" not in self.pairs[::2] or self._is_of_same_data(file)]
+        """Those of `files` that were tested on the images that `pairs` name, where they name any."""
+        if not WHICH_IMAGES.intersection(self.pairs[::2]):
+            return list(files)
+        return [file for file in files if not self._is_of_other_data(file)]
 
-    def _is_of_same_data(self, file):
+    def _is_of_other_data(self, file):
         try:
-            cfg = self.config_of(file)
-            if cfg.DATASET.TYPE != file.dataset:
-                return True
-            theirs = file.meta.get("dataset", {}).get("fingerprints")
-            ours = self.data_of(cfg).fingerprints["test"]
-            return not isinstance(theirs, dict) or theirs.get("test", ours) == ours
+            return self.is_changed(file, self.config_of(file))
         except UserError:  # its evaluation says why
-            return True
+            return False
+
+    def is_changed(self, file: WeightFile, cfg: CN) -> bool:
+        """Whether the test images of `cfg` are, as `file` tells, others of the same type than those of its run."""
+        theirs = file.meta.get("dataset", {}).get("fingerprints")
+        if cfg.DATASET.TYPE != file.dataset or not isinstance(theirs, dict):
+            return False
+        ours = self.data_of(cfg).fingerprints["test"]
+        return theirs.get("test", ours) != ours
 
     def evaluate(self, file: WeightFile, title: str, per_class: bool = False) -> Evaluation:
         """What `file` reaches. title: of the progress bar; per_class: count what is taken for what."""
@@ -210,7 +218,8 @@ class Evaluator:
             method=meta.get("distiller"),
             seed=cfg.EXPERIMENT.SEED if "SEED" in self._said(file).get("EXPERIMENT", {}) else None,
             epoch=meta.get("epoch"),
-            chosen_by=None if meta.get("chosen_by") == "test" else meta.get("chosen_by"),
+            chosen_by=meta.get("chosen_by"),
+            is_changed=self.is_changed(file, cfg),
             result=result,
             classes=classes,
             confusion=None if confusion is None else confusion.cpu(),

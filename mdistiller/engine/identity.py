@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,38 +14,39 @@ from mdistiller.errors import UserError
 
 from .optim import TWO_GRADIENTS
 
-LONGEST_TAG = 60  # characters; a file name takes 255 bytes
+LONGEST_TAG = 60  # bytes; a file name takes 255
 OLDER_KEYS = ("type", "classes", "image_size", "train_images", "test_images", "seed")
 
 
-def variant_of(cfg: CN, method: type[Distiller]) -> list[str]:
-    """What a run differs in from the plain method, as parts of a name; none for a plain preset.
+def with_variant(name: str, cfg: CN, method: type[Distiller]) -> str:
+    """`name`, of a method or network, and after it what a run differs in from the plain one; nothing for a preset.
 
-    EXPERIMENT.NAME and TAG come last, as a file name may have them: of letters, digits and `._+`, all else as a hyphen.
+    Parts that the settings make begin with a hyphen, EXPERIMENT.NAME and TAG, which come last, with a plus.
     """
-    parts = method.variant(cfg)
+    parts = [name, *method.variant(cfg)]
     if cfg.SOLVER.TRAINER in TWO_GRADIENTS:
         parts.append("dot")
     if cfg.SOLVER.AMP != "none":
         parts.append(cfg.SOLVER.AMP)
     tags = [tag for tag in (cfg.EXPERIMENT.NAME, cfg.EXPERIMENT.TAG) if tag not in ("", "default")]
-    return [*parts, *(re.sub(r"[^\w.+]+", "-", tag).strip("-")[:LONGEST_TAG] for tag in tags)]
+    return "+".join(["-".join(parts), *map(as_file_name, tags)])
 
 
-def with_variant(name: str, cfg: CN, method: type[Distiller]) -> str:
-    """`name`, of a method or network, and after it what the run differs in from the plain one, joined by hyphens."""
-    return "-".join([name, *variant_of(cfg, method)])
+def as_file_name(tag: str) -> str:
+    """`tag` as a part of a file name: of letters, digits and `.,_-`; one that this changes gets a checksum."""
+    text = re.sub(r"[^\w.,-]+", "-", tag).strip("-").encode()[:LONGEST_TAG].decode(errors="ignore")
+    return text if text == tag else f"{text}.{zlib.crc32(tag.encode()):08x}"
 
 
 def is_same_data(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether two `meta["dataset"]` tell of the same data, by the fingerprints of their splits.
+    """Whether two `meta["dataset"]` tell of the same training and test images, by their fingerprints.
 
     A file from before there were fingerprints is compared by what it tells beside them.
     """
     their_prints, our_prints = theirs.get("fingerprints"), ours.get("fingerprints")
     if not (isinstance(their_prints, dict) and isinstance(our_prints, dict)):
         return all(theirs.get(key) == ours.get(key) for key in OLDER_KEYS)
-    return their_prints == our_prints
+    return all(their_prints.get(split) == our_prints.get(split) for split in ("train", "test"))
 
 
 def why_kept(other: dict[str, Any], meta: dict[str, Any]) -> str | None:
@@ -53,8 +55,13 @@ def why_kept(other: dict[str, Any], meta: dict[str, Any]) -> str | None:
         return "which names no run of ours"
     if other["run"] == meta["run"]:
         return None
-    if not is_same_data(other["dataset"], meta["dataset"]):
-        return None if other["dataset"].get("type") == "synthetic" else "of other data"
+    theirs, ours = other["dataset"], meta["dataset"]
+    if not is_same_data(theirs, ours):
+        return None if theirs.get("type") == "synthetic" != ours.get("type") else "of other data"
+    if any(other.get(key) != meta.get(key) for key in ("network", "models")):
+        return "of another network"
+    if any(theirs.get(key) != ours.get(key) for key in ("validation", "image_size")):
+        return "chosen by other images"
     return f"top-1 {other['top1']:.2f}" if other["top1"] >= meta["top1"] else None
 
 

@@ -84,6 +84,8 @@ def resolved(
         cfg.EXPERIMENT.SEED = choices.seed
     if choices.fast:
         cfg.SOLVER.update(fastest_settings(device))
+    if chosen.get("TEACHER") != models.canonical_name(benchmark.models, cfg.DISTILLER.TEACHER):
+        cfg.DISTILLER.TEACHER_WEIGHTS = cfg.DISTILLER.TEACHER_SHA256 = ""  # which are of the --cfg file's own
     if choices.teacher_weights:
         cfg.DISTILLER.TEACHER_WEIGHTS = str(choices.teacher_weights)
     config.merge_pairs(cfg, choices.pairs, method.takes_new_sections, method.mentions)

@@ -25,9 +25,16 @@ FREE = {
     "DATASET.ROOT",
     "DATASET.NUM_WORKERS",
     "DISTILLER.TEACHER_WEIGHTS",
+    "DISTILLER.TYPE_SHA256",
     "EXPERIMENT.PROJECT",
+    "EXPERIMENT.VERSIONS",
 }
-FOUND = "DISTILLER.TEACHER_WEIGHTS", "DISTILLER.TEACHER_SHA256", "DATASET.FINGERPRINT"  # by a run, where not given
+FOUND = (  # by a run, where not given
+    "DISTILLER.TEACHER_WEIGHTS",
+    "DISTILLER.TEACHER_SHA256",
+    "DISTILLER.TYPE_SHA256",
+    "DATASET.FINGERPRINT",
+)
 STAGES = "SOLVER.LR_DECAY_STAGES"
 WORDS = {
     "DATASET.FINGERPRINT": "the images have changed",
@@ -84,6 +91,17 @@ class SavedRun:
         finished = self.content["training"]["finished"] if self.content else 0
         check_same(self.place.name, self.config, cfg, finished)
 
+    def result(self, cfg: CN) -> tuple[Result, RunFiles] | None:
+        """What the run reached, where it has ended by `cfg`, and its paths."""
+        files = self.place.files()
+        try:
+            state = self.read(files)
+        except UserError:
+            return None
+        if state is None or not has_ended(state, cfg, files) or not files.best.is_file():
+            return None
+        return best_of(state)[1], files
+
     def describe(self, trainer: Any) -> list[str]:
         """What the log is told where the run goes on."""
         where = f"epoch {trainer.epoch} after {trainer.steps} of {len(trainer.data.train)} steps"
@@ -91,6 +109,8 @@ class SavedRun:
         if self.note:
             lines.append(self.note)
         before, now = self.content["meta"].get("versions", {}) if self.content else {}, trainer.meta["versions"]
+        if trainer.cfg.DISTILLER.TYPE_SHA256 != self.config.DISTILLER.TYPE_SHA256:
+            lines.append("Warning: the distiller's file has changed since the run was started")
         if changes := [f"{name} {now[name]}, was {before[name]}" for name in now if now[name] != before.get(name)]:
             lines.append(f"Warning: the code has changed since the run was stopped: {', '.join(changes)}")
         return lines
@@ -137,10 +157,15 @@ def has_ended(state: dict[str, Any], cfg: CN, files: RunFiles) -> bool:
         return False
 
 
+def best_of(state: dict[str, Any]) -> tuple[int, Result]:
+    """The epoch of a run's best student, and what that reached."""
+    best = dict(state["best"])
+    return best.pop("epoch"), Result(**best)
+
+
 def tell_ended(state: dict[str, Any], files: RunFiles) -> Result:
     """Print that the run has ended; returns its best result."""
-    best = dict(state["best"])
-    epoch, result = best.pop("epoch"), Result(**best)
+    epoch, result = best_of(state)
     print(f"run {files.name} has ended: {state['finished']} epochs, the best {epoch} with top-1 {result.top1:.2f};")
     print("to train it further, add SOLVER.EPOCHS and more of them")
     return result
@@ -211,10 +236,13 @@ def resolve(
 
 
 def find_same(cfg: CN, runs: list[Place], config_of: Callable[[Choices], CN]) -> SavedRun | None:
-    """The newest of `runs` that `cfg` would have started, if there is one."""
+    """The newest of `runs` that `cfg` would have started, else that it may change to what it says, if there is one."""
+    found = []
     for place in runs:
         with contextlib.suppress(UserError):  # the config of another version
             then = config_of(Choices(cfg=place.files().config))
             if not differences(then, with_found(cfg, then), 0):
-                return SavedRun(place, then)
-    return None
+                if then.SOLVER == cfg.SOLVER:
+                    return SavedRun(place, then)
+                found.append(SavedRun(place, then))
+    return found[0] if found else None

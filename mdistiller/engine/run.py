@@ -20,7 +20,7 @@ from mdistiller.models import build_model
 from mdistiller.models.folding import fold_batch_norms
 
 from .cfg import changed, used_sections
-from .describe import describe_run, git_commit, hints
+from .describe import describe_code, describe_run, git_commit, hints
 from .failures import explained
 from .identity import with_variant
 from .index import Benchmark
@@ -33,7 +33,7 @@ from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
 from .seeds import seed_everything
 from .teachers import fetch_pretrained, find_teacher_weights, sha256_of, warnings_of
 from .trainer import Trainer
-from .values import dump
+from .values import dump, leaves
 from .weights import load_weights
 
 
@@ -137,7 +137,10 @@ def run_experiment(
             **describe_data(cfg, parts.data),
             **describe_versions(),
         }
-        log = stack.enter_context(RunLog(files, config_text, start_wandb(cfg, files), state and state["log"]))
+        judged_on = "validation" if parts.data.val else "test"
+        log = stack.enter_context(
+            RunLog(files, config_text, start_wandb(cfg, files), state and state["log"], judged_on)
+        )
         trainer = Trainer(cfg, distiller, parts.data, files, log, meta)
         if saved and state:
             trainer.load_state_dict(state)
@@ -171,24 +174,31 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
     if cfg.LOG.WANDB:
         import_wandb()
     notes, teacher_top1 = [data.note] if data.note else [], None
-    fingerprint = "-".join(data.fingerprints[split] for split in ("train", "test"))
-    if cfg.DATASET.FINGERPRINT not in ("", fingerprint):
-        notes.append("Warning: the images have changed since the run of this config; its numbers will differ")
-    cfg = changed(cfg, "DATASET.FINGERPRINT", fingerprint)
+    splits = ["train", "test", *(["val"] if "val" in data.fingerprints else [])]
+    found = {
+        "DATASET.FINGERPRINT": ("images", "-".join(data.fingerprints[split] for split in splits)),
+        "DISTILLER.TYPE_SHA256": ("distiller's file", find_method(cfg.DISTILLER.TYPE).checksum()),
+        "EXPERIMENT.VERSIONS": ("code", describe_code(describe_versions()["versions"])),
+    }
+    for key, (what, now) in found.items():
+        if leaves(cfg)[key] not in ("", now):
+            has = "have" if what == "images" else "has"
+            notes.append(f"Warning: the {what} {has} changed since the run of this config; its numbers may differ")
+        cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_model(models, cfg.DISTILLER.STUDENT, data.num_classes), None
     if needs_teacher:
-        name = cfg.DISTILLER.TEACHER
+        name, dataset = cfg.DISTILLER.TEACHER, describe_data(cfg, data)["dataset"]
         teacher = build_model(models, name, data.num_classes)
         if not cfg.DISTILLER.TEACHER_WEIGHTS:
-            weights, found = find_teacher_weights(benchmark, cfg, utils, describe_data(cfg, data)["dataset"])
-            notes += found
+            weights, passed_over = find_teacher_weights(benchmark, cfg, utils, dataset)
+            notes += passed_over
             cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
         fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, name)
-        load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, name, data.classes)
+        meta = load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, name, data.classes)
         teacher_top1 = evaluate(teacher.to(device), data.val or data.test).top1
         sha256 = sha256_of(cfg.DISTILLER.TEACHER_WEIGHTS)
-        notes += warnings_of(cfg, teacher_top1, sha256, data.num_classes)
+        notes += warnings_of(cfg, meta, dataset | {"num_classes": data.num_classes}, teacher_top1, sha256)
         cfg = changed(cfg, "DISTILLER.TEACHER_SHA256", sha256)
     return Parts(cfg, data, student, teacher, teacher_top1, notes)
 

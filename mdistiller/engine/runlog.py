@@ -67,22 +67,30 @@ def round_to(value: Any, digits: int = DIGITS) -> Any:
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
-def tag_of(column: str) -> str:
+def tag_of(column: str, judged_on: str) -> str:
     """The name that a column of metrics.csv has in TensorBoard: grouped by what it is measured on."""
     split, _, rest = column.partition("_")
     if split in ("train", "validation", "test"):
         return f"{split}/{rest}"
-    return f"test/{column}" if column.endswith("_top1") else f"train/{column}"
+    return f"{judged_on}/{column}" if column.endswith("_top1") else f"train/{column}"
 
 
 class RunLog:
     """Writes what a run reports: lines to the log and stdout, scalars to TensorBoard, a row an epoch to metrics.csv.
 
     wandb: a run of Weights & Biases that gets the rows too, where there is one. state: a `state_dict`, to go on from
-    there; what was told since is taken back.
+    there; what was told since is taken back. judged_on: "test" or "validation", the images that choose the best.
     """
 
-    def __init__(self, files: RunFiles, config_text: str, wandb: Any = None, state: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        files: RunFiles,
+        config_text: str,
+        wandb: Any = None,
+        state: dict[str, Any] | None = None,
+        judged_on: str = "test",
+    ):
+        self.judged_on = judged_on
         state = state or {"position": 0, "columns": [], "rows": []}
         self.files, self.wandb, self.folder = files, wandb, Path.cwd()
         self.columns: list[str] = list(state["columns"])
@@ -98,7 +106,7 @@ class RunLog:
             else:
                 files.metrics.unlink(missing_ok=True)
             self.events = EventFile(files.folder, first_step=len(self.rows) + 1)
-            self.events.add_settings(config_text)
+            self.events.add_settings(config_text, judged_on)
         link_runs(files.log.parents[1])
 
     def line(self, message: str, wrap: bool = True) -> None:
@@ -133,12 +141,15 @@ class RunLog:
             raise UserError(f"{self.files.folder} was removed, where metrics.csv and TensorBoard's events go{KEPT}")
         self.write_rows()
         known = {column: value for column, value in row.items() if value is not None}
-        with writing(self.files.folder, KEPT):
-            self.events.add_scalars(
-                {tag_of(column): value for column, value in known.items() if column != "epoch"}, row["epoch"]
-            )
+        scalars = {tag_of(name, self.judged_on): value for name, value in known.items() if name != "epoch"}
+        self.scalars(scalars, row["epoch"])
         if self.wandb:
             self.wandb.log(known, step=row["epoch"])
+
+    def scalars(self, values: dict[str, float], epoch: int) -> None:
+        """Show numbers, by their tags, in TensorBoard."""
+        with writing(self.files.folder, KEPT):
+            self.events.add_scalars(values, epoch)
 
     def write_rows(self) -> None:
         """Write metrics.csv anew."""

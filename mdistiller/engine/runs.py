@@ -1,5 +1,6 @@
 """Every path and name of a run, and which run has the published name."""
 
+import filecmp
 import glob
 import os
 import time
@@ -49,7 +50,7 @@ def published_names(path: Path) -> str | None:
 def baseline_weights(utils: Path, network: str) -> list[Path]:
     """What `train.py` made of a network, variants too: the weights under published names, then each run's best."""
     folder = utils / BASELINE_FOLDERS[1]
-    names = network, f"{network}-*"
+    names = network, f"{network}-*", f"{network}+*"
     published = [path for name in names for path in sorted(folder.glob(published_weights(folder, name).name))]
     return [*published, *sorted(path for name in names for path in folder.glob(f"*_{name}/{BEST}"))]
 
@@ -157,6 +158,23 @@ def shown(path: Path) -> str:
     return str(real.relative_to(Path.cwd()) if real.is_relative_to(Path.cwd()) else path)
 
 
+def is_copy(published: Path, meta: dict[str, Any]) -> bool:
+    """Whether the weights under a published name, of the meta `meta`, are the best of the run that they name, or were.
+
+    They were where that run was killed before it could publish a better epoch.
+    """
+    best = published.parent / meta["run"] / BEST
+    if Path(meta["run"]).name != meta["run"] or not best.is_file():
+        return False
+    try:
+        now = read_meta(best)
+        return filecmp.cmp(published, best, shallow=False) or (
+            now.get("run") == meta["run"] and now.get("epoch", 0) > meta.get("epoch", 0)
+        )
+    except (UserError, OSError):
+        return False
+
+
 def save_best(files: RunFiles, content: dict[str, Any]) -> str | None:
     """Write a run's new best to its `best.pth` and, where it may, to the published name.
 
@@ -171,7 +189,10 @@ def save_best(files: RunFiles, content: dict[str, Any]) -> str | None:
                 other = read_meta(files.published)
             except UserError as error:
                 return f"Kept {files.published}: {error}"
-            if reason := why_kept(other, content["meta"]):
+            reason = why_kept(other, content["meta"])
+            if reason is None and other["run"] != content["meta"]["run"] and not is_copy(files.published, other):
+                reason = "which is no copy of a run's best"
+            if reason:
                 return f"Kept {files.published}, {reason}; this run's best is {files.best}"
         copy_file(files.best, files.published)
     return None

@@ -83,7 +83,7 @@ def format_table(evaluations: Sequence[Evaluation]) -> str:
         rows.append((*(UNKNOWN if value is None else printable(value) for value in known), *numbers))
     title = GAP + HEADER[-1]
     header, *lines = align(rows, NUMBERS, WIDTH - len(title)).split("\n")
-    chosen = [f" (chosen by {printable(item.chosen_by)})" if item.chosen_by else "" for item in evaluations]
+    chosen = list(map(note_on, evaluations))
     files = [printable(shown(item.file)) for item in evaluations]
     beside = [shorten_path(file, WIDTH - len(GAP) - columns_of(header)) for file in files]
     if all(is_whole for _, is_whole in beside) and not any(chosen):
@@ -93,6 +93,13 @@ def format_table(evaluations: Sequence[Evaluation]) -> str:
         below = [shorten_path(file, room)[0] + note for file, room, note in zip(files, rooms, chosen, strict=True)]
         lines = [f"{line}\n{GAP}{file}" for line, file in zip(lines, below, strict=True)]
     return "\n".join([header + title, *lines])
+
+
+def note_on(item: Evaluation) -> str:
+    """What a reader of an evaluation's row should know, behind a space, or nothing."""
+    notes = [f"chosen by {printable(item.chosen_by)}"] if item.chosen_by not in (None, "test") else []
+    notes += ["other images than its run was tested on"] if item.is_changed else []
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def format_classes(item: Evaluation) -> str:
@@ -135,8 +142,8 @@ def write_table(path: str | Path, evaluations: Iterable[Evaluation]) -> None:
     for item in evaluations:
         known = item.dataset, item.teacher, item.student, item.method, item.seed, item.epoch
         numbers = item.result.top1, item.result.top5, item.result.loss, item.result.images
-        rows.append((*known, *numbers, item.file.absolute()))
-    write_csv(path, [title.replace("-", "") for title in HEADER], rows)
+        rows.append((*known, *numbers, item.file.absolute(), item.chosen_by))
+    write_csv(path, [title.replace("-", "") for title in (*HEADER, "chosen_by")], rows)
 
 
 def write_classes(path: str | Path, item: Evaluation) -> None:

@@ -15,11 +15,14 @@ from mdistiller.errors import UserError
 from mdistiller.models.published import TORCHVISION_NAMES
 
 from .cfg import CFG
+from .describe import plain
 from .identity import is_same_data
 from .index import Benchmark
 from .runs import BASELINE_FOLDERS, PROJECT, baseline_weights, published_weights, shown
+from .values import leaves
 from .weights import read_meta, rows_of
 
+NOT_OF_DATA = "FINGERPRINT", "NUM_WORKERS", "AUGMENT", "TEST.BATCH_SIZE"  # keys of DATASET that say how it is read
 USEFUL_SHARE = 0.1  # of the way from chance to 100 %, which a teacher has gone at least
 
 # Where MDistiller keeps the teachers that it publishes, by the dataset of `build_model`.
@@ -32,55 +35,71 @@ MDISTILLERS = {
 def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: dict[str, Any]) -> tuple[Path, list[str]]:
     """Where the weights of the teacher DISTILLER.TEACHER lie, by the default places, and warnings about the choice.
 
-    dataset: what `meta` tells of the run's data. On classes of ImageNet that is torchvision's file, to be downloaded.
-    Else it is the best that `train.py` made on this very data; else the best on other data of these classes, with a
-    warning; and then where MDistiller keeps its teachers. Raises UserError, listing the places and the command
-    that trains one, where there is none.
+    dataset: what `meta` tells of the run's data. It is the best that `train.py` made on this very data; else, on
+    classes of ImageNet, torchvision's file, to be downloaded; else the best on other data of these classes; and then
+    where MDistiller keeps its teachers. What is passed over is named in a warning. Raises UserError, listing the places
+    and the command that trains one, where there is none.
     """
-    name, classes = cfg.DISTILLER.TEACHER, dataset["classes"]
-    if benchmark.models == "imagenet" and {*classes} <= {*IMAGENET_WNIDS} and (file := pretrained_file(name)):
-        return file, []
-    folder = utils / BASELINE_FOLDERS[1]
+    name, models = cfg.DISTILLER.TEACHER, benchmark.models_for(cfg.DATASET.TYPE)
+    classes = dataset["classes"]
     candidates = [candidate_at(path) for path in baseline_weights(utils, name)]
-    fitting = [candidate for candidate in candidates if candidate.scores(classes)]
-    same = [candidate for candidate in fitting if is_same_data(candidate.dataset, dataset)]
-    if same or fitting:
-        best = max(same or fitting, key=lambda candidate: candidate.top1)
-        return best.path, [] if same else [f"Warning: the teacher's weights {shown(best.path)} are of other data"]
-    mdistillers = MDISTILLERS.get(benchmark.models_for(cfg.DATASET.TYPE), "").format(name)
+    fitting = [each for each in candidates if each.is_of(name, models) and each.scores(classes)]
+    same = [each for each in fitting if is_same_data(each.dataset, dataset)]
+    others = [each for each in fitting if each not in same]
+    is_imagenet = benchmark.models == "imagenet" and {*classes} <= {*IMAGENET_WNIDS}
+    published = pretrained_file(name) if is_imagenet else None
+    if same:
+        passed_over = [published] if published and published.is_file() else []
+        return best_of(same).path, passing_over(others) + [told_of(path) for path in passed_over]
+    if published:
+        return published, passing_over(others)
+    if fitting:
+        return best_of(fitting).path, []
+    mdistillers = MDISTILLERS.get(models, "").format(name)
     downloaded = sorted(path for path in PROJECT.glob(mdistillers) if path.is_file()) if mdistillers else []
     if downloaded:
         return next((path for path in downloaded if "best" in path.name), downloaded[0]), []
-    published = published_weights(folder, name)
-    other = f" ({published} is of other classes)" if published.is_file() else ""
-    places = f"{published}{other}, runs beside it" + (f" and {PROJECT / mdistillers}" if mdistillers else "")
+    place = published_weights(utils / BASELINE_FOLDERS[1], name)
+    other = f" ({place} is of other classes)" if place.is_file() else ""
+    places = f"{place}{other}, runs beside it" + (f" and {PROJECT / mdistillers}" if mdistillers else "")
     raise UserError(
         f"no weights of the teacher {name} for these {len(classes)} classes: looked for {places}; train it "
-        f"({training_command(cfg, name, utils)}) or name a file with --teacher_weights"
+        f"({training_command(benchmark, cfg, name, utils)}) or name a file with --teacher_weights"
     )
 
 
-def training_command(cfg: CN, name: str, utils: Path) -> str:
+def training_command(benchmark: Benchmark, cfg: CN, name: str, utils: Path) -> str:
     """The command that trains the network `name` on the data of `cfg`."""
-    script = f"python {utils.parent.name}/{utils.name}/train.py --selected_model {name}"
     defaults = CFG.DATASET.clone()
     defaults.TYPE = cfg.DATASET.TYPE
     fill_defaults(defaults)
     defaults.ROOT = str(Path(defaults.ROOT).resolve())
-    is_default_type = cfg.DATASET.TYPE in ("cifar100", "imagenet")
-    keys = [] if is_default_type else [("TYPE", cfg.DATASET.TYPE)]
-    for key in ("ROOT", "IMAGE_SIZE", "VAL_FRACTION"):
-        if cfg.DATASET[key] != defaults[key]:
-            keys.append((key, shown(Path(cfg.DATASET.ROOT)) if key == "ROOT" else str(cfg.DATASET[key])))
-    return " ".join([script, *(f"DATASET.{key} {shlex.quote(value)}" for key, value in keys)])
+    values, usual = leaves(cfg.DATASET), leaves(defaults) | {"TYPE": benchmark.models}
+    keys = {key: value for key, value in values.items() if key not in NOT_OF_DATA and plain(value) != plain(usual[key])}
+    if "ROOT" in keys:
+        keys["ROOT"] = shown(Path(cfg.DATASET.ROOT))
+    words = [shown(utils / "train.py"), "--selected_model", name]
+    words += [word for key, value in keys.items() for word in (f"DATASET.{key}", plain(value))]
+    return f"python {shlex.join(words)}"
 
 
 class Candidate(NamedTuple):
-    """Weights that may be a teacher's. top1: what they say they reach, 0 where they say nothing."""
+    """Weights that may be a teacher's, and what they say: of themselves, their data, and what they reach, or 0."""
 
     path: Path
-    dataset: dict[str, Any]
-    top1: float
+    meta: dict[str, Any]
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        return self.meta.get("dataset", {})
+
+    @property
+    def top1(self) -> float:
+        return self.meta.get("top1", 0.0)
+
+    def is_of(self, name: str, models: str) -> bool:
+        """Whether the weights are those of the network `name` of `models`, as far as they tell."""
+        return self.meta.get("network", name) == name and self.meta.get("models", models) == models
 
     def scores(self, classes: list[str]) -> bool:
         """Whether the weights score `classes`, as far as they tell."""
@@ -88,13 +107,31 @@ class Candidate(NamedTuple):
         return theirs == classes or bool(rows_of(classes, theirs))
 
 
+def best_of(candidates: list[Candidate]) -> Candidate:
+    return max(candidates, key=lambda candidate: candidate.top1)
+
+
+def passing_over(others: list[Candidate]) -> list[str]:
+    """Warnings of the best of other weights that might have been the teacher's, and of those that tell nothing."""
+    told = [each for each in others if each.dataset]
+    untold = [each for each in others if not each.dataset]
+    lines = [told_of(each.path, "which do not tell their data, ") for each in untold[:1]]
+    if told:
+        best = best_of(told)
+        lines.append(told_of(best.path, f"of other data, with a top-1 of {best.top1:.2f}, "))
+    return lines
+
+
+def told_of(path: Path, what: str = "") -> str:
+    return f"Warning: the weights {shown(path)}, {what}are not the teacher's; --teacher_weights takes them"
+
+
 def candidate_at(path: Path) -> Candidate:
     """The weights at `path`, which say nothing where they cannot be read, for loading to say why."""
     try:
-        meta = read_meta(path)
+        return Candidate(path, read_meta(path))
     except UserError:
-        meta = {}
-    return Candidate(path, meta.get("dataset", {}), meta.get("top1", 0.0))
+        return Candidate(path, {})
 
 
 def sha256_of(path: str | Path) -> str:
@@ -106,17 +143,22 @@ def sha256_of(path: str | Path) -> str:
         return digest.hexdigest()
 
 
-def warnings_of(cfg: CN, top1: float, sha256: str, classes: int) -> list[str]:
-    """What a user should know of a teacher that is right on `top1` percent of the images it is asked about."""
+def warnings_of(cfg: CN, meta: dict[str, Any], dataset: dict[str, Any], top1: float, sha256: str) -> list[str]:
+    """What a user should know of a teacher that is right on `top1` percent of the images it is asked about.
+
+    meta: what its weights tell; dataset: what that of this run does.
+    """
     lines = []
     if cfg.DISTILLER.TEACHER_SHA256 not in ("", sha256):
         lines.append("Warning: the teacher's file has changed since the run of this config; its numbers will differ")
-    chance = 100 / classes
+    theirs = meta.get("dataset", {})
+    if "fingerprints" in theirs and not is_same_data(theirs, dataset):
+        lines.append("Warning: the teacher's weights are of other data")
+    chance = 100 / dataset["num_classes"]
     if top1 < chance + USEFUL_SHARE * (100 - chance):
-        lines.append(
-            f"Warning: the teacher is near chance ({chance:.1f} %). Its classes may be in another order, as "
-            "folders named 0 to 99 are when sorted as text, or its images normalised otherwise"
-        )
+        causes = "Its classes may be in another order, as folders named 0 to 99 are when sorted as text, or its images "
+        causes = f"{causes}normalised otherwise" if theirs.get("classes") != dataset["classes"] else "Train it longer"
+        lines.append(f"Warning: the teacher is near chance ({chance:.1f} %). {causes}")
     return lines
 
 

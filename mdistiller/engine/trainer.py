@@ -168,6 +168,8 @@ class Trainer:
             load_weights(self.distiller.student, self.files.best, self.cfg.DISTILLER.STUDENT)
             result = evaluate(self.distiller.student, self.data.test)
             self.log.line(f"Test {result}")
+            scalars = {"test/loss": result.loss, "test/top1": result.top1, "test/top5": result.top5}
+            self.log.scalars(scalars, self.best_epoch)
         minutes, seconds = divmod(round(self.seconds["run"]), 60)
         self.log.line(f"Learning Time: {minutes}m {seconds}s")
         self.files.previous.unlink(missing_ok=True)

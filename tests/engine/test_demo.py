@@ -33,10 +33,11 @@ def test_demo_trains_another_teacher_for_other_settings(script):
     assert len(list(script.utils.glob("model_pth/demo/*/"))) == 4
 
 
-def test_demo_of_another_size_takes_over_the_teachers_place(script):
+def test_demos_of_two_sizes_keep_a_teacher_each(script):
     larger = [*TINY, "DATASET.SYNTHETIC.TRAIN_IMAGES", "64"]
     script(distillation_main, "--demo", *TINY)
     script(distillation_main, "--demo", *larger)
+    script(distillation_main, "--demo", *TINY)
     before = set(script.utils.glob("model_pth/demo/*/"))
     script(distillation_main, "--demo", *larger)
     assert len(set(script.utils.glob("model_pth/demo/*/")) - before) == 1  # the student alone, not the teacher

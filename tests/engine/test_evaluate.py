@@ -193,7 +193,7 @@ def test_csv_has_the_same_rows_in_full(script, save, tmp_path, monkeypatch):
     rows = rows_of(script(evaluation_main, "--csv", "tables/all.csv").out)
     with open("tables/all.csv", newline="") as file:
         written = list(csv.DictReader(file))
-    assert list(written[0]) == [title.replace("-", "") for title in HEADER]
+    assert list(written[0]) == [*(title.replace("-", "") for title in HEADER), "chosen_by"]
     assert {row["file"] for row in written} == set(map(str, paths)) and written[0]["teacher"] == ""
     for row, (*_, top1, top5, loss, images, _file) in zip(written, rows, strict=True):
         assert (f"{float(row['top1']):.2f}", f"{float(row['top5']):.2f}") == (top1, top5)

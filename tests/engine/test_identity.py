@@ -51,7 +51,7 @@ def test_a_plain_preset_has_the_method_s_name(method):
             "MLKD",
             "MLKD.VIEWS 2 MLKD.FORM intended DATASET.AUGMENT two-view SOLVER.TRAINER dot",
         ),
-        ("CRD-mine-a-b", "CRD", "EXPERIMENT.NAME mine EXPERIMENT.TAG a,b"),
+        ("CRD+mine+a,b", "CRD", "EXPERIMENT.NAME mine EXPERIMENT.TAG a,b"),
     ],
 )
 def test_a_variant_says_what_it_is(expected, method, pairs):
@@ -60,7 +60,9 @@ def test_a_variant_says_what_it_is(expected, method, pairs):
 
 def test_a_user_s_file_is_a_variant_of_its_own(tmp_path):
     (tmp_path / "KD.py").write_text("from ._base import Distiller\n\n\nclass KD(Distiller):\n    pass\n")
-    assert label(f"{tmp_path}/KD.py:KD") == "KD-file"
+    first = label(f"{tmp_path}/KD.py:KD")
+    (tmp_path / "KD.py").write_text("from ._base import Distiller\n\n\nclass KD(Distiller):\n    other = 1\n")
+    assert first.startswith("KD-file.") and label(f"{tmp_path}/KD.py:KD") != first
 
 
 @pytest.mark.parametrize("change", [{"train": "9", "test": "2"}, {"train": "1", "test": "9"}, {"train": "1"}])
@@ -152,9 +154,9 @@ def set_top1(path, top1):
     torch.save(content, path)
 
 
-def warning_of(out):
-    """The text from the warning on, of which a log wraps long lines."""
-    return " ".join(line.partition(" - ")[2] for line in out[out.index("Warning:") :].splitlines()[:3])
+def told(out):
+    """What a log tells, of which it wraps long lines."""
+    return " ".join(line.partition(" - ")[2].strip() for line in out.splitlines())
 
 
 def test_the_teacher_is_the_best_trained_on_this_very_data(script, tmp_path):
@@ -170,10 +172,11 @@ def test_the_teacher_is_the_best_trained_on_this_very_data(script, tmp_path):
     assert script(distillation_main, *PAIR, *data, "SOLVER.EPOCHS", "1").status == 0, script.err
     (saved,) = script.utils.glob("distiller_train_log/*.yaml")
     assert yaml.safe_load(saved.read_text())["DISTILLER"]["TEACHER_WEIGHTS"] == str(new)
+    assert f"{old.parent.name[-9:]}/best.pth" in script.out and "of other data, with a top-1 of" in told(script.out)
     shutil.rmtree(new.parent)
     script(distillation_main, *PAIR, *data, "SOLVER.EPOCHS", "1")
     assert script.status == 0, script.err
-    assert "Warning: the teacher's weights" in script.out and "data" in warning_of(script.out)
+    assert "Warning: the teacher's weights are of other data" in script.out
 
 
 def test_a_missing_teacher_s_command_carries_the_data(script, tmp_path):

@@ -213,14 +213,14 @@ def test_the_state_is_saved_as_often_as_asked(script, monkeypatch):
 
 
 def test_the_demo_goes_on_where_it_was_stopped(script, stop):
-    flags = ["--demo", *TINY, "DISTILLER.TEACHER", "resnet8", "DISTILLER.STUDENT", "resnet8"]
+    flags = ["--demo", *TINY, "DISTILLER.TEACHER", "resnet14", "DISTILLER.STUDENT", "resnet8"]
     stop(4)  # the second epoch of the distillation
     assert script(distillation_main, *flags).status == 143
     assert script(distillation_main, *flags, "--resume").status == 0, script.err
     assert "Resumed in epoch 2" in script.out and "student distilled by SKD" in script.out
-    assert len(list(script.utils.glob("*/*/metrics.csv"))) == 3
+    assert len(list(script.utils.glob("*_log/*/metrics.csv"))) == 3
     assert script(distillation_main, *flags, "--resume").status == 0 and script.out.count("has ended") == 2
-    assert len(list(script.utils.glob("*/*/metrics.csv"))) == 3
+    assert len(list(script.utils.glob("*_log/*/metrics.csv"))) == 3
 
 
 def poison(monkeypatch, *steps):
