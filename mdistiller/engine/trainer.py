@@ -63,6 +63,8 @@ class Trainer:
                 self.checkpointer.save(self)  # so that a run can be resumed from its first step on
                 self.tell()
             while self.finished < self.cfg.SOLVER.EPOCHS:
+                if self.steps == 0:
+                    self.log.line(f"Epoch: {self.epoch} / {self.cfg.SOLVER.EPOCHS}")
                 self.train_epoch()
                 self.judge_epoch()
         except Stopped:  # which comes between steps
@@ -73,8 +75,6 @@ class Trainer:
     def train_epoch(self) -> None:
         """What is left of one pass over the training set."""
         self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
-        if self.steps == 0:
-            self.log.line(f"Epoch: {self.epoch} / {self.cfg.SOLVER.EPOCHS}")
         self.distiller.train()
         self.data.train.load_state_dict({"epoch": self.finished, "batch": self.steps})
         title = f"Epoch {self.epoch}/{self.cfg.SOLVER.EPOCHS}"

@@ -2,7 +2,8 @@
 
 Parts: step, whole training steps with their data; epoch, one epoch, on CUDA with a profile of what the GPU waits for;
 loader, augmented batches; teacher, its forward; losses, those that grow with the batch; crd, its negatives; files,
-reading of photographs. Times are medians of repeats in which the ways take turns.
+reading of photographs; saving, of the state that a run goes on from. Times are medians of repeats in which the ways
+take turns.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from mdistiller.dataset.streaming import available_cores
 from mdistiller.engine.cli import run_script
 from mdistiller.engine.flags import FlagParser
 from mdistiller.engine.run import select_device
-from tools.benchmark.parts import crd, epoch, files, loader, losses, step, teacher
+from tools.benchmark.parts import crd, epoch, files, loader, losses, saving, step, teacher
 from tools.benchmark.report import table_of
 
 PARTS = {
@@ -30,6 +31,7 @@ PARTS = {
     "crd": crd.measure,
     "epoch": epoch.measure,
     "files": files.measure,
+    "saving": saving.measure,
 }
 CHECKS = {
     "batch_size": whole(1, 65_536),

@@ -6,6 +6,7 @@ import dataclasses
 import torch
 
 from mdistiller.dataset import Data, Loader
+from mdistiller.engine.metrics import Meter
 from mdistiller.engine.precision import set_backends
 from mdistiller.engine.run import assemble, memory_format_of
 from mdistiller.engine.trainer import Trainer
@@ -28,7 +29,7 @@ class Training(Way):
         loader = self.loader(image_set)
         data = Data(loader, None, image_set.classes, SIDE, *STATISTICS)
         self.trainer = Trainer(cfg, assemble(cfg, student, teacher, loader), data, None, None, {})
-        self.trainer.epoch = 1
+        self.trainer.checkpointer.seconds = 0  # there is no file to save to
 
     def loader(self, image_set):
         return Loader(
@@ -44,7 +45,9 @@ class Training(Way):
     def train_on(self, loader):
         self.set_backends()
         self.trainer.data = dataclasses.replace(self.trainer.data, train=loader)
+        self.trainer.meter = Meter(self.device)
         self.trainer.train_epoch()
+        self.trainer.meter.read()
 
     def step(self, batch):
         """One step of the trainer's loop; returns the loss as a number."""

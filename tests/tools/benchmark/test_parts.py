@@ -80,6 +80,12 @@ def test_files_reads_photographs(run, photographs):
     assert ways_of(rows) == {"photographs, a core": ["PIL, transforms v1", "ours"]}
 
 
+def test_saving_is_told_as_a_part_of_an_epoch(run, monkeypatch):
+    monkeypatch.setattr("tools.benchmark.parts.saving.IMAGES", 64)
+    rows, notes = run("saving", "--batch_size", "8", "--steps", "2")
+    assert len(rows) == 2 and "an epoch of 64 images takes" in notes[0] and notes[0].endswith("% of it")
+
+
 @pytest.mark.parametrize("way", ["folder", "module"])
 def test_it_runs_as_a_folder_from_anywhere_and_as_a_module(way, tmp_path):
     command, cwd = {
