@@ -84,7 +84,8 @@ def resolved(
         cfg.EXPERIMENT.SEED = choices.seed
     if choices.fast:
         cfg.SOLVER.update(fastest_settings(device))
-    if chosen.get("TEACHER") != models.canonical_name(benchmark.models, cfg.DISTILLER.TEACHER):
+    theirs = given("TEACHER", None, layers, Choices())
+    if theirs and "TEACHER" in chosen and pick("teacher", theirs, benchmark) != chosen["TEACHER"]:
         cfg.DISTILLER.TEACHER_WEIGHTS = cfg.DISTILLER.TEACHER_SHA256 = ""  # which are of the --cfg file's own
     if choices.teacher_weights:
         cfg.DISTILLER.TEACHER_WEIGHTS = str(choices.teacher_weights)

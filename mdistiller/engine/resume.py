@@ -102,6 +102,16 @@ class SavedRun:
             return None
         return best_of(state)[1], files
 
+    def load_into(self, trainer: Any) -> None:
+        """Have `trainer` go on from the state. Raises UserError where that is none of such a trainer."""
+        assert self.content is not None
+        try:
+            trainer.load_state_dict(self.content["training"])
+        except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"the state of run {self.place.name} does not fit it ({type(error).__name__}); start a new run"
+            ) from error
+
     def describe(self, trainer: Any) -> list[str]:
         """What the log is told where the run goes on."""
         where = f"epoch {trainer.epoch} after {trainer.steps} of {len(trainer.data.train)} steps"

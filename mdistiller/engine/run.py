@@ -143,7 +143,7 @@ def run_experiment(
         )
         trainer = Trainer(cfg, distiller, parts.data, files, log, meta)
         if saved and state:
-            trainer.load_state_dict(state)
+            saved.load_into(trainer)
             for line in saved.describe(trainer):
                 log.line(line)
         else:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import os
 import signal
@@ -48,6 +49,10 @@ def start_wandb(cfg: CN, files: RunFiles) -> Any:
         return None
     tags = [tag for tag in cfg.EXPERIMENT.TAG.split(",") if tag and tag != CFG.EXPERIMENT.TAG]
     options = {"project": cfg.EXPERIMENT.PROJECT, "name": files.name, "tags": tags, "dir": str(files.folder)}
+    options |= {
+        "id": hashlib.sha256(files.name.encode()).hexdigest()[:16],
+        "resume": "allow",
+    }  # one run, resumed or not
     return import_wandb().init(**options, config=parse_yaml(dump(cfg), "config"))
 
 

