@@ -179,7 +179,7 @@ def test_own_distiller_file_trains_from_any_folder(script, teacher, tmp_path):
     assert script(distillation_main, *PAIR, "--distiller", f"{path}:Hint", *TINY, *extra).status == 0, script.err
     (metrics,) = script.utils.glob("distiller_train_log/*_resnet14_resnet8_Hint-file.*/metrics.csv")
     assert metrics.read_text().splitlines()[0].endswith("loss_ce,loss_kd,loss_hint")
-    (last,) = script.utils.glob("model_distillation_pth/*_Hint-file/last.pth")
+    (last,) = script.utils.glob("model_distillation_pth/*_Hint-file.*/last.pth")
     assert "conv_reg.conv.weight" in torch.load(last, weights_only=True)["training"]["distiller"]
     assert config_of(script)["HINT"] == {"WEIGHT": 2.0, "WARMUP": 4}
     assert script(evaluation_main).status == 0 and "Hint" in script.out
