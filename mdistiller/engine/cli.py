@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -65,6 +66,11 @@ class TrainingParser(Parser):
         self.add_argument("--seed", type=int, help="seed of everything random (default: EXPERIMENT.SEED, 2021)")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        processes = os.environ.get("WORLD_SIZE", "1")  # as torchrun sets it
+        if processes != "1":
+            raise UserError(
+                f"{processes} processes were started, and each would train alone; type python, not torchrun"
+            )
         flags = super().parse(arguments)
         if KEY.fullmatch(flags.resume or "") and not Path(flags.resume).exists():  # --resume KEY VALUE
             flags.pairs.insert(0, flags.resume)

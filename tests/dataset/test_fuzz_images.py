@@ -1,4 +1,4 @@
-"""Folders with files as strangers have them, whole and damaged; FUZZ_EXAMPLES=10000 tries so many, always others.
+"""Folders with files as strangers have them, whole and damaged; FUZZ=10000 tries so many, always others.
 
 Both ways of reading must agree on an image, or name the file in one line. What the decoders' C libraries write to the
 terminal themselves, of damaged JPEGs and TIFFs, is out of reach and does not count.
@@ -23,7 +23,7 @@ from mdistiller.dataset.images import fit, read_small
 from mdistiller.dataset.streaming import centre_crop
 from mdistiller.errors import UserError
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 150))
+EXAMPLES = int(os.environ.get("FUZZ", 150))
 SIDE = 8
 MOST_MEMORY = 2**21  # KiB more than before: what an image of the most pixels takes
 MODES = "1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "I;16", "F"
@@ -134,7 +134,7 @@ def check(path):
 
 @settings(
     max_examples=EXAMPLES,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    derandomize="FUZZ" not in os.environ,
     database=None,
     deadline=None,
     phases=[Phase.generate],

@@ -1,6 +1,6 @@
 """Weight files of all kinds of wrong: each loads, or is a UserError in one line.
 
-FUZZ_EXAMPLES=2000 tries as many new ones in place of the few that are always the same.
+FUZZ=2000 tries as many new ones in place of the few that are always the same.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from mdistiller.engine.weights import load_weights
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 100))
+EXAMPLES = int(os.environ.get("FUZZ", 100))
 NETWORK = build_model("cifar100", "resnet8", 4)
 WEIGHTS = NETWORK.state_dict()
 META = {"run": "a", "top1": 50.0, "dataset": {"type": "folder", "classes": list("abcd"), "image_size": 32}}
@@ -151,7 +151,7 @@ OURS = {"run": "b", "top1": 10.0, "dataset": {"type": "folder", "classes": list(
 )  # fmt: skip
 @settings(
     max_examples=EXAMPLES,
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    derandomize="FUZZ" not in os.environ,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
