@@ -18,6 +18,7 @@ from mdistiller.files import open_regular
 # What PIL may take a file for, whatever its name: others of its formats start programs (EPS) or hold no photographs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 2**28 // 3  # of an image: 256 MiB in RGB
+MAX_RATIO = 1000  # of an image's longer side to its shorter one
 MAX_BYTES = 6 * MAX_PIXELS  # of a file: so many pixels of 16 bits a colour, uncompressed
 
 
@@ -160,7 +161,7 @@ def resize_images(image_set: ImageSet, image_size: int) -> ImageSet:
 
 
 def check_size(size: tuple[int, int], image_size: int) -> None:
-    """Raise an error where an image of `size`, width and height, has none or more than MAX_PIXELS pixels.
+    """Raise an error where an image of `size`, width and height, has none or more than MAX_PIXELS pixels, or is a line.
 
     Those that it has with its shorter side scaled to `image_size` count too.
     """
@@ -169,6 +170,8 @@ def check_size(size: tuple[int, int], image_size: int) -> None:
         raise ValueError("it has no pixels")
     if shorter * longer > MAX_PIXELS:
         raise Image.DecompressionBombError
+    if longer > MAX_RATIO * shorter:
+        raise ValueError(f"{size[0]} x {size[1]} pixels, one side over {MAX_RATIO:,} times the other")
     if longer * image_size**2 > MAX_PIXELS * shorter:
         raise ValueError(
             f"{size[0]} x {size[1]} pixels, and when its shorter side is scaled to {image_size} more than "

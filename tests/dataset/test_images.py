@@ -187,10 +187,19 @@ def test_a_jpeg_of_more_pixels_than_the_limit_is_refused(read, path):
 
 @pytest.mark.parametrize("size", [(1, 60000), (60000, 1)])
 @pytest.mark.parametrize("reader", [read_small, decode])
+def test_an_image_that_is_a_line_is_refused(path, size, reader):
+    path.write_bytes(png_of(*size))
+    assert f"{size[0]} x {size[1]} pixels, one side over 1,000 times the other" in message(
+        lambda f: reader(f, 32), path
+    )
+
+
+@pytest.mark.parametrize("size", [(20, 20000), (20000, 20)])
+@pytest.mark.parametrize("reader", [read_small, decode])
 def test_an_image_that_scaling_would_make_too_large_is_refused(path, size, reader):
     path.write_bytes(png_of(*size))
-    text = message(lambda file: reader(file, 224), path)
-    assert f"{size[0]} x {size[1]} pixels, and when its shorter side is scaled to 224 more" in text
+    text = message(lambda file: reader(file, 512), path)
+    assert f"{size[0]} x {size[1]} pixels, and when its shorter side is scaled to 512 more" in text
 
 
 def test_a_gif_that_claims_the_most_pixels_is_refused(read, path):
