@@ -46,6 +46,7 @@ class CLKD(LogitDistiller):
     defaults = {"BETA": 2.0, "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.5, "CORRELATION_WEIGHT": 0.4}}
     checks = dict.fromkeys(("BETA", "LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.CORRELATION_WEIGHT"), WEIGHT)
     transfers = "normalised logits by image and by class, class covariance"
+    relates_images = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)

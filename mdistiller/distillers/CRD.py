@@ -9,7 +9,7 @@ from torch import nn
 from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
 from mdistiller.errors import UserError
 
-from ._base import Features
+from ._base import ALONE, Features
 from ._common import full_precision, probe_features
 from ._feature import FeatureDistiller
 from ._sampler import Sampler
@@ -84,20 +84,23 @@ class ContrastMemory(nn.Module):
         self.register_buffer("memory_v1", torch.empty(num_data, dim).uniform_(-bound, bound))
         self.register_buffer("memory_v2", torch.empty(num_data, dim).uniform_(-bound, bound))
 
-    def normalise(self, scores: torch.Tensor, slot: int) -> torch.Tensor:
+    def normalise(self, scores: torch.Tensor, slot: int, processes: Any) -> torch.Tensor:
         """`scores` as probabilities: over a constant, which the first batch estimates and `params[slot]` keeps."""
-        estimate = scores.detach().mean() * len(self.memory_v1)
+        estimate = processes.whole(scores.detach().mean(dim=1)).mean() * len(self.memory_v1)
         self.params[slot] = torch.where(self.params[slot] < 0, estimate, self.params[slot])
         return scores / self.params[slot].clone()
 
-    def forward(self, v1: torch.Tensor, v2: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, v1: torch.Tensor, v2: torch.Tensor, indices: torch.Tensor, processes: Any = ALONE
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Unnormalised probabilities (batch, 1 + K) of the samples, by the student's and the teacher's embeddings.
 
-        v1, v2: (batch, dim); indices: (batch, 1 + K). Each is compared with the memory of the other network.
+        v1, v2: (batch, dim); indices: (batch, 1 + K). Each is compared with the memory of the other network. processes:
+        those that have the rest of the batch.
         """
         scores_v1 = memory_scores(v1, self.memory_v2, indices, self.temperature)
         scores_v2 = memory_scores(v2, self.memory_v1, indices, self.temperature)
-        return self.normalise(scores_v1, 2), self.normalise(scores_v2, 3)
+        return self.normalise(scores_v1, 2, processes), self.normalise(scores_v2, 3, processes)
 
     @torch.no_grad()
     def update(self, v1: torch.Tensor, v2: torch.Tensor, index: torch.Tensor) -> None:
@@ -137,6 +140,7 @@ class CRD(FeatureDistiller):
     }
     venue = "ICLR 2020"
     transfers = "pooled features, contrasted with other classes'"
+    relates_images = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any, num_data: int):
         super().__init__(student, teacher, cfg)
@@ -166,10 +170,12 @@ class CRD(FeatureDistiller):
         self.sampler.set_targets(targets)
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
-        index, contrastive_index = kwargs["index"], kwargs.get("contrastive_index")
+        # A mean over the images, each contrasted with the same memory; draws and memory are those of the whole batch.
+        index, contrastive_index = self.processes.whole(kwargs["index"]), kwargs.get("contrastive_index")
         if contrastive_index is None:
-            contrastive_index = self.sampler.draw(index, self.k, self.is_exact)
+            contrastive_index = self.processes.own(self.sampler.draw(index, self.k, self.is_exact))
         embeddings = self.embed_s(features_student["pooled_feat"]), self.embed_t(features_teacher["pooled_feat"])
-        scores_student, scores_teacher = self.contrast(*embeddings, contrastive_index)
-        self.contrast.update(*embeddings, index)
+        scores_student, scores_teacher = self.contrast(*embeddings, contrastive_index, self.processes)
+        with torch.no_grad():
+            self.contrast.update(*map(self.processes.whole, embeddings), index)
         return nce_loss(scores_student, self.num_data) + nce_loss(scores_teacher, self.num_data)

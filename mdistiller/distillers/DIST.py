@@ -42,6 +42,7 @@ class DIST(LogitDistiller):
     checks = {"CE_WEIGHT": WEIGHT, "BETA": WEIGHT, "GAMMA": WEIGHT, "T": TEMPERATURE}
     venue = "NeurIPS 2022"
     transfers = "correlations of probabilities by image and by class"
+    relates_images = True
     index = 17
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):

@@ -81,6 +81,7 @@ class MLKD(LogitDistiller):
     }
     venue = "CVPR 2023"
     transfers = "logits of images, class and batch correlations, at several temperatures"
+    relates_images = True
 
     @classmethod
     def number_of_views(cls, cfg: Any) -> int:
@@ -126,7 +127,7 @@ class MLKD(LogitDistiller):
         }
 
     def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
-        return self.losses_of_view(student.logits, teacher.logits)
+        return self.losses_of_view(*map(self.processes.whole, (student.logits, teacher.logits)))
 
     def forward_train(
         self, image: torch.Tensor, target: torch.Tensor, **kwargs: Any
@@ -137,13 +138,14 @@ class MLKD(LogitDistiller):
         logits_weak, logits_strong = (self.student(view)[0] for view in views)
         with torch.no_grad():
             teacher_weak, teacher_strong = self.teacher(torch.cat(views))[0].chunk(2)
-        weak, strong = (
-            self.logits_to_compare(logits_weak, teacher_weak),
-            self.logits_to_compare(logits_strong, teacher_strong),
+        whole_weak, whole_strong = (
+            [self.processes.whole(logits) for logits in view]
+            for view in ((logits_weak, teacher_weak), (logits_strong, teacher_strong))
         )
+        weak, strong = self.logits_to_compare(*whole_weak), self.logits_to_compare(*whole_strong)
         losses = {
             "loss_ce": self.ce_weight * (cross_entropy(logits_weak, target) + cross_entropy(logits_strong, target)),
-            **self.losses_of_view(logits_weak, teacher_weak),
+            **self.losses_of_view(*whole_weak),
         }
         for logits, temperatures in (strong, self.strong_temperatures), (weak, self.weak_again):
             if temperatures:

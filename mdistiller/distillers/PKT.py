@@ -38,6 +38,7 @@ class PKT(FeatureDistiller):
     venue = "ECCV 2018"
     transfers = "similarity of pooled features as probabilities"
     index = 13
+    relates_images = True
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
-        return pkt_loss(features_student["pooled_feat"], features_teacher["pooled_feat"])
+        return pkt_loss(*(self.processes.whole(each["pooled_feat"]) for each in (features_student, features_teacher)))

@@ -66,6 +66,7 @@ class RKD(FeatureDistiller):
     }
     venue = "CVPR 2019"
     transfers = "distances and angles between pooled features"
+    relates_images = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
@@ -75,6 +76,6 @@ class RKD(FeatureDistiller):
         self.eps = cfg.RKD.PDIST.EPSILON
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
-        embeddings = features_student["pooled_feat"], features_teacher["pooled_feat"]
+        embeddings = [self.processes.whole(each["pooled_feat"]) for each in (features_student, features_teacher)]
         loss_distance = distance_loss(*embeddings, self.squared, self.eps)
         return self.distance_weight * loss_distance + self.angle_weight * angle_loss(*embeddings)

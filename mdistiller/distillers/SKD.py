@@ -50,6 +50,7 @@ class SKD(LogitDistiller):
     }
     venue = "CVPR 2026"
     transfers = "logits of each image, directions between the images of a batch"
+    relates_images = True
 
     @classmethod
     def variant(cls, cfg: Any) -> list[str]:

@@ -35,6 +35,7 @@ class SP(FeatureDistiller):
     venue = "ICCV 2019"
     transfers = "similarity of feature maps within a batch"
     index = 14
+    relates_images = True
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
-        return sp_loss(features_student["feats"][-1], features_teacher["feats"][-1])
+        return sp_loss(*(self.processes.whole(each["feats"][-1]) for each in (features_student, features_teacher)))

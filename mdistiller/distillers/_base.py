@@ -12,6 +12,24 @@ from mdistiller.models import Features
 from ._common import cross_entropy
 
 
+class Alone:
+    """What a method sees of the other processes where there are none: its part of a batch is the whole."""
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of the whole batch, of which `tensor` (part of the batch, ...) holds those of this process.
+
+        A gradient runs back to these.
+        """
+        return tensor
+
+    def own(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of this process, out of `tensor` (whole batch, ...)."""
+        return tensor
+
+
+ALONE = Alone()
+
+
 class Output(NamedTuple):
     """What a network returns. logits: (batch, classes)."""
 
@@ -48,6 +66,9 @@ class Distiller(nn.Module):
 
     # Whether DISTILLER.LOGIT_STANDARDIZATION means something: the method compares logits.
     compares_logits: ClassVar[bool] = False
+    # Whether a loss relates the images of a batch to each other, and so is no mean over them. Of several processes,
+    # which have a part of each batch, every one then computes it of the whole (`processes.whole`).
+    relates_images: ClassVar[bool] = False
     # Whether there is a teacher to learn from.
     needs_teacher: ClassVar[bool] = True
     # Whether the teacher stays as it is loaded, in eval mode: it may be folded, compiled as constants and not saved.
@@ -67,6 +88,7 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = teacher
         self.ce_weight = self.weight_of("CE_WEIGHT", cfg)
+        self.processes: Any = ALONE
         if teacher is not None:
             teacher.requires_grad_(False)
 
