@@ -13,6 +13,7 @@ from mdistiller.errors import UserError
 
 from .cfg import changed
 from .checkpoint import read_state
+from .distributed import ONE, Processes
 from .metrics import Result
 from .resolve import Choices
 from .runs import RunFiles, published_weights, shown
@@ -81,9 +82,9 @@ class SavedRun:
     content: dict[str, Any] | None = None
     note: str | None = None
 
-    def read(self, files: RunFiles) -> dict[str, Any] | None:
-        """The trainer's state; None where the run was stopped before it saved any."""
-        self.content, self.note = read_state(files)
+    def read(self, files: RunFiles, processes: Processes = ONE) -> dict[str, Any] | None:
+        """The trainer's state, read by the first of `processes`; None where the run was stopped before it saved any."""
+        self.content, self.note = processes.first(lambda: read_state(files))
         return self.content and self.content["training"]
 
     def check(self, cfg: CN) -> None:

@@ -24,10 +24,13 @@ class Stopped(BaseException):
 
 
 class Stopper:
-    """Handles SIGNALS: the first raises Stopped in the main thread, the next ends the process at once."""
+    """Handles SIGNALS: the first raises Stopped in the main thread, the next ends the process at once.
 
-    def __init__(self) -> None:
-        self.process = os.getpid()
+    is_patient: the first lets the process go on for PATIENCE, for the first of several needs the others until it stops.
+    """
+
+    def __init__(self, is_patient: bool = False) -> None:
+        self.process, self.is_patient = os.getpid(), is_patient
         self.first_at: float | None = None
         self.is_held = False
         self.waiting: int | None = None
@@ -44,7 +47,11 @@ class Stopper:
             return
         self.first_at = now
         ignore_workers()
-        if self.is_held:
+        if self.is_patient:
+            if hasattr(signal, "setitimer"):
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which also ends what waits for another process
+                signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        elif self.is_held:
             self.waiting = number
             if hasattr(signal, "setitimer"):
                 signal.signal(signal.SIGALRM, lambda *_: end_by(number))
@@ -66,9 +73,12 @@ def end_by(number: int) -> None:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Within it SIGNALS raise Stopped, but for those that the script was started to ignore, as `nohup` does."""
-    stopper = Stopper()
+def stoppable(is_patient: bool = False) -> Iterator[None]:
+    """Within it SIGNALS raise Stopped, but for those that the script was started to ignore, as `nohup` does.
+
+    is_patient: see `Stopper`.
+    """
+    stopper = Stopper(is_patient)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for number, handler in before.items():

@@ -68,12 +68,6 @@ def test_every_published_method_is_there_with_a_preset():
         assert name.upper() in DISTILLERS and (PROJECT / "configs" / "cifar100" / f"{name}.yaml").is_file()
 
 
-def test_several_processes_are_refused_rather_than_train_the_same(script, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    script(training_main, *TINY).fails_with("2 processes were started", "type python, not torchrun")
-    assert list(script.utils.iterdir()) == []
-
-
 def test_list_prints_indices_and_names(script):
     lines = script(distillation_main, "--list").out.splitlines()
     assert lines[0].split() == ["index", "student", "teacher", "distiller"]

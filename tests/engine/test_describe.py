@@ -14,10 +14,10 @@ from mdistiller.engine import describe, lines
 from mdistiller.engine.board import link_runs, short_name
 from mdistiller.engine.cfg import config_for
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
-from mdistiller.engine.describe import HEAD_LINES, commands, describe_run, git_commit, hints
+from mdistiller.engine.describe import HEAD_LINES, commands, describe_run, hints
 from mdistiller.engine.index import BENCHMARKS
+from mdistiller.engine.provenance import describe_versions, git_commit
 from mdistiller.engine.resolve import Choices, distillation_config
-from mdistiller.engine.run import describe_versions
 from mdistiller.engine.runs import CONFIGS, PROJECT, RunFiles, shown
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY, Script
