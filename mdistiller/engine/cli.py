@@ -26,9 +26,9 @@ from .index import BENCHMARKS, Benchmark
 from .launch import Launch
 from .lines import count
 from .listing import print_config, print_index, print_unnumbered
+from .places import run_of, runs_of
 from .resolve import Choices, baseline_config, distillation_config
-from .restart import run_of
-from .resume import SavedRun, runs_of
+from .resume import SavedRun
 from .resume import resolve as resume
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
@@ -95,7 +95,7 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
         run_demo(cfg, benchmark, device, utils, flags.resume is not None or Launch().restarts > 0, processes)
     else:
         _, files = run_experiment(cfg, benchmark, device, utils, source=flags.cfg, saved=saved, processes=processes)
-        processes.first(lambda: print_commands(files))
+        processes.first(lambda: print_commands(files, processes.share))
     processes.leave()
 
 
@@ -115,7 +115,7 @@ def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | 
         print_config(cfg)
     else:
         _, files = run_experiment(cfg, benchmark, device, utils, baseline=True, saved=saved, processes=processes)
-        processes.first(lambda: print_commands(files))
+        processes.first(lambda: print_commands(files, processes.share))
     processes.leave()
 
 

@@ -14,8 +14,9 @@ from .distributed import ONE, Processes
 from .identity import with_variant
 from .index import Benchmark
 from .metrics import Result
+from .places import runs_of
 from .resolve import baseline_config, distillation_config
-from .resume import SavedRun, find_same, runs_of, with_found
+from .resume import SavedRun, find_same, with_found
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, RunFiles, folders_of
 from .tables import align
@@ -54,7 +55,7 @@ def run_demo(
         (f"student distilled by {label}", cfg.DISTILLER.STUDENT, distilled.top1),
     ]
     print(f"\n{align([(role, network, f'top-1 {top1:.2f}') for role, network, top1 in rows])}")
-    processes.first(lambda: print_commands(files))
+    processes.first(lambda: print_commands(files, processes.share))
 
 
 def find_saved(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool) -> SavedRun | None:

@@ -12,6 +12,7 @@ from yacs.config import CfgNode as CN
 from mdistiller.dataset import Data, ImageSet
 from mdistiller.dataset.streaming import available_cores
 from mdistiller.distillers import find_method
+from mdistiller.share import ALL, Share
 
 from .board import link_runs
 from .cfg import SHARED_SECTIONS, used_sections
@@ -179,7 +180,7 @@ def hint_of_devices(device: torch.device, processes: int, files: RunFiles) -> li
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     if processes > 1 or gpus < 2:
         return []
-    start = f"torchrun --nproc_per_node={gpus} {script_of(files)}"
+    start = " ".join([*starter(Share(0, gpus, gpus)), script_of(files)])
     return [f"Hint: {gpus} GPUs are visible and this run uses one; {start} and the same flags use all"]
 
 
@@ -201,17 +202,25 @@ def script_of(files: RunFiles) -> str:
     return shown(files.log.parents[1] / name)
 
 
-def commands(files: RunFiles) -> list[str]:
+def starter(share: Share) -> list[str]:
+    """What to type before a script, as words, to start it in as many processes."""
+    if share.size == 1:
+        return ["python"]
+    machines = -(-share.size // share.on_machine)
+    return ["torchrun", *([f"--nnodes={machines}"] if machines > 1 else []), f"--nproc_per_node={share.on_machine}"]
+
+
+def commands(files: RunFiles, share: Share = ALL) -> list[str]:
     """What to type after a run, as lines: to repeat it, to evaluate its best student, to see all of the benchmark."""
     utils = files.log.parents[1]
     test = shown(PROJECT / "test.py") if (PROJECT / "test.py").is_file() else "test.py"
     return [
-        *command("Repeat:", "python", script_of(files), "--cfg", shown(files.config)),
+        *command("Repeat:", *starter(share), script_of(files), "--cfg", shown(files.config)),
         *command("Evaluate:", "python", test, "--checkpoint", shown(files.best)),
         *command("TensorBoard:", "tensorboard", "--logdir", shown(link_runs(utils))),
     ]
 
 
-def print_commands(files: RunFiles) -> None:
+def print_commands(files: RunFiles, share: Share = ALL) -> None:
     """Print the commands below what a run logged."""
-    print("", *commands(files), sep="\n")
+    print("", *commands(files, share), sep="\n")

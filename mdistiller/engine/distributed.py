@@ -27,6 +27,7 @@ from .launch import Launch, last_word
 
 PATIENCE = datetime.timedelta(minutes=30)  # with a process that still reads or downloads
 OTHERS = re.compile(r"gloo|NCCL|c10d|ProcessGroup|TCPStore|peer", re.IGNORECASE)  # in errors of exchanging
+LOST = "another of the processes was lost (for lack of memory, or with its machine)"
 T = TypeVar("T")
 
 
@@ -245,4 +246,4 @@ def explain_lost(error: BaseException) -> UserError | None:
     if not (dist.is_initialized() and isinstance(error, RuntimeError) and OTHERS.search(str(error))):
         return None
     reason = last_word()
-    return UserError(reason or "another of the processes was lost, by lack of memory or with its machine")
+    return UserError(reason or LOST)

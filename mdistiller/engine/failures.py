@@ -13,8 +13,8 @@ from mdistiller.distillers._folder import described, line_of
 from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.errors import UserError
 
-from .describe import script_of
-from .distributed import explain_lost
+from .describe import script_of, starter
+from .distributed import LOST, explain_lost
 from .launch import last_word
 from .lines import command
 from .metrics import NotFinite
@@ -86,10 +86,13 @@ def explained(trainer: Any) -> Iterator[None]:
     except Stopped as stopped:
         if reason := last_word():  # of another process, after whose end torchrun ends the others
             raise UserError(reason) from stopped
-        resume = command("Resume:", "python", script_of(trainer.files), "--resume", trainer.files.name)
+        start = starter(trainer.processes.share)
+        resume = command("Resume:", *start, script_of(trainer.files), "--resume", trainer.files.name)
         raise Stopped(stopped.number, f" in epoch {trainer.epoch}; {kept(trainer)}", resume) from stopped
     except Exception as error:
         explanation = explain(error) or explain_training(error, trainer)
+        if explanation is not None and str(explanation) == LOST:
+            explanation = UserError(f"{LOST} in epoch {trainer.epoch}; {kept(trainer)}; resume the run by --resume")
         if explanation is None or explanation is error:
             raise
         raise explanation from error

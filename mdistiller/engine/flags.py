@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from mdistiller.errors import UserError, nearest
 
-from .resume import NEWEST
+from .places import NEWEST
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)+")  # of the config
 PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
