@@ -32,7 +32,7 @@ from .resume import SavedRun
 from .resume import resolve as resume
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
-from .signals import stoppable
+from .signals import end_later, stoppable
 from .tables import format_classes, format_table, place, write_classes, write_table
 from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
 
@@ -47,7 +47,8 @@ def run_script(main: Callable[..., None], *arguments: Any) -> int:
     is_other = is_several and os.environ.get("RANK") != "0"
     if is_other:
         sys.stdout = open(os.devnull, "w")
-    with stoppable(is_patient=is_other):
+        end_later()
+    with stoppable():
         try:
             main(*arguments)
         except BaseException as error:

@@ -107,7 +107,11 @@ class Several(Processes):
         self.begin(0)
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        # torchrun may keep its store when it restarts, with the addresses of processes that are gone.
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
+        store = dist.PrefixStore(launch.key, store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
     def check(self, solver: Any) -> None:
         fewest = FEWEST * self.size

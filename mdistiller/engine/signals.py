@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,13 +25,10 @@ class Stopped(BaseException):
 
 
 class Stopper:
-    """Handles SIGNALS: the first raises Stopped in the main thread, the next ends the process at once.
+    """Handles SIGNALS: the first raises Stopped in the main thread, the next ends the process at once."""
 
-    is_patient: the first lets the process go on for PATIENCE, for the first of several needs the others until it stops.
-    """
-
-    def __init__(self, is_patient: bool = False) -> None:
-        self.process, self.is_patient = os.getpid(), is_patient
+    def __init__(self) -> None:
+        self.process = os.getpid()
         self.first_at: float | None = None
         self.is_held = False
         self.waiting: int | None = None
@@ -47,11 +45,7 @@ class Stopper:
             return
         self.first_at = now
         ignore_workers()
-        if self.is_patient:
-            if hasattr(signal, "setitimer"):
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which also ends what waits for another process
-                signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-        elif self.is_held:
+        if self.is_held:
             self.waiting = number
             if hasattr(signal, "setitimer"):
                 signal.signal(signal.SIGALRM, lambda *_: end_by(number))
@@ -73,12 +67,9 @@ def end_by(number: int) -> None:
 
 
 @contextlib.contextmanager
-def stoppable(is_patient: bool = False) -> Iterator[None]:
-    """Within it SIGNALS raise Stopped, but for those that the script was started to ignore, as `nohup` does.
-
-    is_patient: see `Stopper`.
-    """
-    stopper = Stopper(is_patient)
+def stoppable() -> Iterator[None]:
+    """Within it SIGNALS raise Stopped, but for those that the script was started to ignore, as `nohup` does."""
+    stopper = Stopper()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for number, handler in before.items():
@@ -89,6 +80,23 @@ def stoppable(is_patient: bool = False) -> Iterator[None]:
         for number, handler in before.items():
             if signal.getsignal(number) is stopper:
                 signal.signal(number, handler)
+
+
+def end_later() -> None:
+    """Have SIGNALS end this process PATIENCE after they come, by a thread of its own, whatever it waits for.
+
+    The first of several processes needs the others until it has stopped; they end without it.
+    """
+    signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals))
+
+    def wait() -> None:
+        number = signal.sigwait(signals)
+        time.sleep(PATIENCE)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
