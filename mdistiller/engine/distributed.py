@@ -85,6 +85,9 @@ class Processes(Alone):
         """
         yield
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+
     def wrap(self, distiller: Distiller, is_plain: bool) -> Callable[..., Any]:
         """What to call in the place of `distiller`, which learns of the processes.
 
@@ -177,7 +180,6 @@ class Several(Processes):
             self.wait()
 
     def wait(self) -> None:
-        """Until all processes are here."""
         self.add(torch.zeros(())).item()
 
     def wrap(self, distiller: Distiller, is_plain: bool) -> Callable[..., Any]:
