@@ -53,7 +53,7 @@ def end(error: BaseException | None) -> int:
         sys.unraisablehook = lambda *_: None  # what is taken apart after the last line has nothing to add
     unwritten = flush(sys.stdout)
     explanation = explain(error) if error is not None else None
-    if error is not None and not has_the_word(str(explanation or error)):
+    if not isinstance(error, (SystemExit, type(None))) and not has_the_word(str(explanation or error)):
         return FAILED
     stopped = next((cause for cause in causes(error) if isinstance(cause, (Stopped, KeyboardInterrupt))), None)
     if stopped is not None:

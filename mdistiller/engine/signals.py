@@ -57,7 +57,7 @@ class Stopper:
 def ignore_workers() -> None:
     """Have the ends of worker processes, of which torch makes errors, be none any more."""
     if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # of SIG_DFL, Python complains where one has just come
 
 
 def end_by(number: int) -> None:
