@@ -49,8 +49,8 @@ class Processes(Alone):
     def check(self, solver: Any) -> None:
         """Raise UserError for settings that cannot be in as many processes, on their devices."""
 
-    def begin(self, count: int, *place: int) -> None:
-        """A batch of `count` images, of all processes, comes next. place: numbers that no other batch has."""
+    def begin(self, batches: Any, number: int, *place: int) -> None:
+        """Batch `number` of a loader's `batches` comes next. place: where in training, as no other batch has it."""
 
     def weighed(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`losses` as they count where gradients are averaged over the processes: each by its share of the batch.
@@ -106,8 +106,7 @@ class Several(Processes):
     """Processes of which there are some."""
 
     def __init__(self, launch: Launch, device: torch.device):
-        self.share, self.launch, self.device = launch.share, launch, device
-        self.begin(0)
+        self.share, self.launch, self.device, self.count = launch.share, launch, device, 0
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -126,9 +125,9 @@ class Several(Processes):
         if solver.SYNC_BN and self.device.type != "cuda":
             raise UserError("SOLVER.SYNC_BN True needs GPUs, as PyTorch's own does; leave it out")
 
-    def begin(self, count: int, *place: int) -> None:
-        self.count = count
-        self.seeds = np.random.SeedSequence((*place, self.share.rank))
+    def begin(self, batches: Any, number: int, *place: int) -> None:
+        self.count = batches.images_in(number)
+        self.seeds = np.random.SeedSequence((*place, number, self.share.rank))
 
     def own(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor[self.share.part(self.count)]

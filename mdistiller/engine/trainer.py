@@ -108,7 +108,7 @@ class Trainer:
 
     def train_step(self, batch: dict[str, Any]) -> None:
         """Forward, losses, backward, step."""
-        self.processes.begin(self.data.train.images_in(self.steps), self.cfg.EXPERIMENT.SEED, self.finished, self.steps)
+        self.processes.begin(self.data.train, self.steps, self.cfg.EXPERIMENT.SEED, self.finished)
         buffers = [buffer.clone() for buffer in self.distiller.buffers()] if self.optimizer.skips else []
         with self.precision:
             logits, losses = self.model(**batch, epoch=self.epoch)

@@ -108,7 +108,7 @@ def test_a_signal_that_comes_twice_at_once_is_one():
 
 
 def test_a_second_ctrl_c_ends_at_once(script):
-    change = "import os, time\ndef stuck(*_):\n    try:\n        os.kill(os.getpid(), 2)\n        time.sleep(9)\n"
+    change = "import os, time\ndef stuck(*_, **__):\n    try:\n        os.kill(os.getpid(), 2)\n        time.sleep(9)\n"
     change += "    finally:\n        time.sleep(0.3)\n        os.kill(os.getpid(), 2)\n        time.sleep(9)\n"
     assert run(script, f"{HEARD.format('signal.SIGINT')}{change}trainer.evaluate = stuck").returncode in (
         130,

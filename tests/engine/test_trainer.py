@@ -116,7 +116,7 @@ def test_metrics_have_six_significant_digits(script, monkeypatch):
 
 def test_metrics_and_tensorboard_have_the_teachers_accuracy(script, monkeypatch):
     trainer = trainer_module.Trainer
-    monkeypatch.setattr(run_module, "Trainer", lambda *args: trainer(*args[:-1], args[-1] | {"teacher_top1": 72.0}))
+    monkeypatch.setattr(run_module, "Trainer", lambda *args: trainer(*args[:5], args[5] | {"teacher_top1": 72.0}))
     train(script)
     assert [row["teacher_top1"] for row in rows(script)] == ["72.0", "72.0"]
     assert [value.value for value in events(script).Scalars("test/teacher_top1")] == [72.0, 72.0]
