@@ -10,7 +10,7 @@ from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
 from mdistiller.errors import UserError
 
 from ._base import ALONE, Features
-from ._common import full_precision, probe_features
+from ._common import find_classifier, full_precision
 from ._feature import FeatureDistiller
 from ._sampler import Sampler
 
@@ -46,11 +46,6 @@ def memory_scores(
 
 
 unit_length = full_precision(F.normalize)
-
-
-def pooled_width(network: nn.Module) -> int:
-    """Channels of `pooled_feat`, which depend on no image size."""
-    return probe_features(network, (32, 32))["pooled_feat"].shape[1]
 
 
 class Embed(nn.Module):
@@ -148,7 +143,9 @@ class CRD(FeatureDistiller):
         self.k = cfg.CRD.NCE.K
         self.is_exact = cfg.CRD.MODE == "exact"
         dim, momentum, temperature = cfg.CRD.FEAT.DIM, cfg.CRD.NCE.MOMENTUM, cfg.CRD.NCE.TEMPERATURE
-        self.embed_s, self.embed_t = (Embed(pooled_width(network), dim) for network in (student, teacher))
+        self.embed_s, self.embed_t = (
+            Embed(find_classifier(network).in_features, dim) for network in (student, teacher)
+        )
         self.contrast = ContrastMemory(num_data, dim, self.k, temperature, momentum)
         self.sampler = Sampler(cfg.EXPERIMENT.SEED)
 

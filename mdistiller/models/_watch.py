@@ -71,7 +71,8 @@ def watch(network: nn.Module, image: torch.Tensor) -> tuple[Call, Any]:
 
     training = {module: module.training for module in network.modules()}
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: [setattr(module, "training", mode) for module, mode in training.items()])
+        for module, mode in training.items():
+            stack.callback(setattr, module, "training", mode)
         stack.enter_context(torch.autocast(image.device.type, enabled=False))
         for module in network.modules():
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))

@@ -11,9 +11,7 @@ linear layer that gives a number a class, and what it is given.
 The network stays what it was, with its own names in the state dict. It gets a class that derives from its own.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,129 +19,10 @@ from torch import nn
 
 from mdistiller.errors import UserError
 
-from ._common import Features
+from ._adapted import Adapted, Contract, Stage, Tap, logits_of
 from ._watch import ACTIVATIONS, Call, Grid, as_map, grid_of, is_channels_last, watch
 
 CLOSE = 1e-4  # of the mean of a final map and what the classifier is given
-
-
-def unchanged(x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
-class Tap:
-    """Keeps what a module was given, or what it returned, in its call `number` since the last `take`.
-
-    copies: as something may write to it afterwards.
-    """
-
-    def __init__(self, module: nn.Module, number: int, takes_given: bool, copies: bool = False):
-        self.number, self.copies, self.count = number, copies, 0
-        self.value: torch.Tensor | None = None
-        if takes_given:
-            module.register_forward_pre_hook(self.before)
-        else:
-            module.register_forward_hook(self.after)
-
-    def before(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        self.keep(arguments[0])
-
-    def after(self, module: nn.Module, arguments: tuple[Any, ...], returned: Any) -> None:
-        self.keep(returned)
-
-    def keep(self, value: Any) -> None:
-        if self.count == self.number:
-            value = value[0] if isinstance(value, (tuple, list)) else value
-            self.value = value.clone() if self.copies else value
-        self.count += 1
-
-    def take(self) -> torch.Tensor:
-        value, self.value, self.count = self.value, None, 0
-        return cast(torch.Tensor, value)
-
-
-@dataclass
-class Stage:
-    """A map of the network. after, before: its activation; norm: the batch norm before it, where there is one."""
-
-    after: Tap
-    before: Tap | None
-    channels: int
-    is_last: bool
-    norm: nn.BatchNorm2d | None
-
-
-@dataclass
-class Contract:
-    """What makes a network one of ours. name: of the network, in messages; final: turns the last map into the one whose
-    global average is the pooled feature, where there is one; patches: a side, of tokens on images of `image_size`."""
-
-    name: str
-    image_size: int
-    patches: Grid | None
-    stages: list[Stage]
-    classifier: nn.Linear
-    pooled: Tap
-    final: Callable[[torch.Tensor], torch.Tensor] | None = None
-
-    def features(self, x: torch.Tensor) -> Features:
-        """What the taps have kept of the images `x`."""
-        feats, preacts = [], []
-        for stage in self.stages:
-            after = self.map_of(stage, stage.after.take(), x)
-            feats.append(after)
-            preacts.append(after if stage.before is None else self.map_of(stage, stage.before.take(), x))
-        features: dict[str, Any] = {"feats": feats, "preact_feats": preacts, "pooled_feat": self.pooled.take()}
-        if self.final is not None:
-            features["final_map"] = self.final(feats[-1])
-        return cast(Features, features)
-
-    def map_of(self, stage: Stage, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        rows, columns = self.patches or (0, 0)
-        height, width = (
-            side * size // self.image_size for side, size in zip((rows, columns), x.shape[2:], strict=True)
-        )
-        return as_map(value, (height, width), stage.is_last)
-
-
-class Adapted:
-    """What the class of an adapted network has before its own."""
-
-    contract: Contract
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
-        """Logits (batch, classes) and features of images (batch, 3, height, width)."""
-        returned = super().forward(x)  # type: ignore[misc]
-        return logits_of(returned), self.contract.features(x)
-
-    def get_stage_channels(self) -> list[int]:
-        return [stage.channels for stage in self.contract.stages]
-
-    def get_num_stages(self) -> int:
-        """How many of the maps are not the stem's."""
-        return len(self.contract.stages) - 1
-
-    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        """Raises UserError where a stage has none."""
-        norms = [stage.norm for stage in self.contract.stages[1:]]
-        if None in norms:
-            raise UserError(
-                f"{self.contract.name} has no batch norm before each of its maps, which the method reads; choose "
-                "another network, or a method of logits or of maps after their activation"
-            )
-        return cast(list[nn.BatchNorm2d], norms)
-
-
-def logits_of(returned: Any) -> torch.Tensor:
-    """The logits in what a network returned: its own among auxiliary ones, the mean of several heads."""
-    if isinstance(returned, torch.Tensor):
-        return returned
-    if isinstance(returned, dict):
-        return next(returned[key] for key in ("logits", "out", *returned) if key in returned)
-    if hasattr(returned, "logits"):
-        return returned.logits
-    heads = [head for head in returned if isinstance(head, torch.Tensor) and head.shape == returned[0].shape]
-    return torch.stack(heads).mean(dim=0) if len(heads) > 1 else heads[0]
 
 
 def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> nn.Module:
@@ -172,7 +51,7 @@ def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> n
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         got = f"logits {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(returned).__name__
         raise UserError(f"network {name} returns {got} for one image; expected logits (1, {num_classes})")
-    network.contract = contract_of(call, name, num_classes, image)
+    vars(network)["contract"] = contract_of(call, name, num_classes, image)
     network.__class__ = type(type(network).__name__, (Adapted, type(network)), {"__module__": type(network).__module__})
     return network
 
@@ -205,7 +84,7 @@ def contract_of(root: Call, name: str, num_classes: int, image: torch.Tensor) ->
     grid = grid_of(last, patches)
     assert grid is not None
     final = as_map(last, grid, stages[-1].is_last)
-    for function in (unchanged, F.relu, F.relu6, F.silu, F.hardswish):
+    for function in (torch.clone, F.relu, F.relu6, F.silu, F.hardswish):
         mean = function(final).mean(dim=(2, 3))
         if mean.shape == classifier.given.shape and torch.allclose(mean, classifier.given, rtol=CLOSE, atol=CLOSE):
             contract.final = function
@@ -276,7 +155,7 @@ def stage_of(
     if made_by:
         activation = made_by[-1]
         if getattr(activation.module, "inplace", False):
-            activation.module.inplace = False
+            vars(activation.module)["inplace"] = False
         before = Tap(activation.module, activation.number, takes_given=True)
     norms = [
         each.module
