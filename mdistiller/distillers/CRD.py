@@ -143,9 +143,8 @@ class CRD(FeatureDistiller):
         self.k = cfg.CRD.NCE.K
         self.is_exact = cfg.CRD.MODE == "exact"
         dim, momentum, temperature = cfg.CRD.FEAT.DIM, cfg.CRD.NCE.MOMENTUM, cfg.CRD.NCE.TEMPERATURE
-        self.embed_s, self.embed_t = (
-            Embed(find_classifier(network).in_features, dim) for network in (student, teacher)
-        )
+        widths = (find_classifier(network).in_features for network in (student, teacher))
+        self.embed_s, self.embed_t = (Embed(width, dim) for width in widths)
         self.contrast = ContrastMemory(num_data, dim, self.k, temperature, momentum)
         self.sampler = Sampler(cfg.EXPERIMENT.SEED)
 
