@@ -14,7 +14,7 @@ from mdistiller.errors import UserError
 from mdistiller.files import open_regular
 
 from .archive import check_file
-from .layouts import COUNTER, find_state_dict, is_alike, known_meta
+from .layouts import COUNTER, classifier_names, find_state_dict, is_alike, known_meta
 from .writing import atomic_write
 
 KNOWN_TYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -96,7 +96,7 @@ def weights_classes(state_dict: dict[str, Any], meta: dict[str, Any], network: n
     Known are those in `meta`; a file without, that scores 1000 classes, is taken for a published one of ImageNet.
     """
     scores = state_dict.get(classifier_names(network)[-1])
-    is_imagenets = scores is not None and scores.shape == (len(IMAGENET_WNIDS),)
+    is_imagenets = scores is not None and scores.shape[:1] == (len(IMAGENET_WNIDS),)
     return meta.get("dataset", {}).get("classes") or (IMAGENET_WNIDS if is_imagenets else None)
 
 
@@ -108,11 +108,6 @@ def check_scores(state_dict: dict[str, Any], known: list[str], network: nn.Modul
                 f"weights {path} are damaged: they name {len(known)} classes, and {name!r} has the shape "
                 f"{tuple(state_dict[name].shape)}; download or train them again"
             )
-
-
-def classifier_names(network: nn.Module) -> list[str]:
-    """Names of the weight and bias of the last layer of `network`."""
-    return list(network.state_dict())[-2:]
 
 
 def rows_of(classes: list[str], known: list[str] | None) -> list[int] | None:
