@@ -176,6 +176,12 @@ class Evaluator:
             return list(files)
         return [file for file in files if not self._is_of_other_data(file)]
 
+    def _is_own(self, file: WeightFile, network: str) -> bool:
+        """Whether a run here, whose config was written here, trained the `network` that `file` names."""
+        saved = saved_config(file.path, file.meta.get("run", ""))
+        own = read_yaml(saved).get("DISTILLER", {}) if saved else {}
+        return isinstance(own, dict) and own.get("STUDENT") == network
+
     def _is_of_other_data(self, file):
         try:
             return self.is_changed(file, self.config_of(file))
@@ -200,7 +206,7 @@ class Evaluator:
             names = ", ".join(model_names(models))
             raise UserError(f"{path} does not tell its network; add --model with one of {names}")
         arguments = meta.get("arguments", "") if name == meta.get("network") else ""
-        if is_file(name) and self.network is None:
+        if is_file(name) and self.network is None and not self._is_own(file, name):
             raise UserError(
                 f"{path} is of a network in a file, {name}, which is run where you name it: add --model {name}"
             )

@@ -1,6 +1,7 @@
 """What the scripts print and stop: their indices, and the config that would run."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from yacs.config import CfgNode as CN
 
@@ -18,9 +19,7 @@ def print_config(cfg: CN) -> None:
     print(dump(used_sections(cfg, find_method(cfg.DISTILLER.TYPE))), end="")
 
 
-def print_names(
-    words: Sequence[str], columns: Mapping[str, Mapping[int, str] | Sequence[str]], benchmark: Benchmark | None = None
-) -> None:
+def print_names(words: Sequence[str], columns: Mapping[str, Any], benchmark: Benchmark | None = None) -> None:
     """Print our names by index; or, where `words` are a library and perhaps a pattern, those of its networks.
 
     benchmark: whose methods without an index follow. Raises UserError for other words.
@@ -28,9 +27,7 @@ def print_names(
     if words:
         library, *pattern = words
         if library not in LIBRARIES or len(pattern) > 1:
-            raise UserError(
-                f"--list {' '.join(words)}: expected --list, or one of {', '.join(LIBRARIES)} and a pattern"
-            )
+            raise UserError(f"--list takes nothing, or {' or '.join(LIBRARIES)} and a pattern, not {' '.join(words)}")
         found = names_of(library, *pattern)
         print("\n".join(f"{library}:{name}" for name in found) or f"{library} has no network with {pattern[0]!r}")
         return

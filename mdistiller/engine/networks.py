@@ -23,7 +23,7 @@ def arguments_of(text: str, key: str) -> dict[str, Any]:
     for name, value in arguments.items():
         if not name.isidentifier() or not all(isinstance(each, PLAIN) for each in as_list(value)):
             raise UserError(
-                f"{key} has {brief(name)}: {brief(repr(value))}; expected names of arguments with numbers, text, true or "
+                f"{key} has {brief(name)}: {brief(repr(value))}; expected arguments by name, of numbers, text, true or "
                 'false, or lists of these, as in "{img_size: 32, patch_size: 4}"'
             )
     return arguments
