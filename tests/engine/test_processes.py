@@ -16,6 +16,7 @@ CASES = [
     *DISTILLERS,
     f"{relational.__file__}:Relational",
     f"{relational.__file__}:Local",
+    f"{relational.__file__}:Views",
     "SKD SKD.FORM=paper",
     "KD SOLVER.TRAINER=dot",
     "SKD SOLVER.TRAINER=dot",
