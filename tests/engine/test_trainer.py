@@ -14,7 +14,7 @@ from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, training_main
 from mdistiller.engine.index import CIFAR100
 from mdistiller.engine.metrics import Meter, NotFinite, Result, evaluate
-from mdistiller.engine.optim import learning_rate
+from mdistiller.engine.solver import learning_rate
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY
 
