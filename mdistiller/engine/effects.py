@@ -30,7 +30,7 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
     if method.takes_new_sections:
         if cfg.SOLVER.LABEL_SMOOTHING and not method.has_task_loss():
             raise UserError(
-                f"SOLVER.LABEL_SMOOTHING has no effect on {method.__name__}, whose file has a cross-entropy of its own; "
+                f"SOLVER.LABEL_SMOOTHING has no effect on {method.__name__}, whose file has its own cross-entropy; "
                 "leave it out"
             )
         return

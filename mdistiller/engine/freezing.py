@@ -20,8 +20,8 @@ def freeze(student: nn.Module, beginnings: Sequence[str], name: str) -> None:
         if not any(is_below(key, each) for key in names):
             parts = sorted({key.split(".")[0] for key in names})
             raise UserError(
-                f"DISTILLER.FREEZE has {each!r}, and no weight of {name} begins so{nearest(each, parts)}; they begin with "
-                f"{', '.join(parts)}"
+                f"DISTILLER.FREEZE has {each!r}, and no weight of {name} begins so{nearest(each, parts)}; "
+                f"expected some of {', '.join(parts)}"
             )
     for key, parameter in student.named_parameters():
         parameter.requires_grad_(not any(is_below(key, each) for each in beginnings))
