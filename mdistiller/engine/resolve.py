@@ -97,8 +97,9 @@ def resolved(
     bounds.check(cfg, method)  # before what follows takes any path or number for good
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
-    if cfg.DISTILLER.TEACHER_WEIGHTS:
-        cfg.DISTILLER.TEACHER_WEIGHTS = os.path.realpath(cfg.DISTILLER.TEACHER_WEIGHTS)
+    for key in ("TEACHER_WEIGHTS", "STUDENT_WEIGHTS"):
+        if cfg.DISTILLER[key]:
+            cfg.DISTILLER[key] = os.path.realpath(cfg.DISTILLER[key])
     for role in ("STUDENT", "TEACHER"):
         arguments_of(cfg.DISTILLER[f"{role}_ARGS"], f"DISTILLER.{role}_ARGS")
     check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)

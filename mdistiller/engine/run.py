@@ -18,6 +18,7 @@ from .cfg import changed, used_sections
 from .describe import describe_code, describe_run, hint_of_devices, hints
 from .distributed import ONE, Processes
 from .failures import explained
+from .freezing import freeze
 from .identity import with_variant
 from .index import Benchmark
 from .launch import Launch
@@ -185,6 +186,14 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
         cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_network(cfg, "STUDENT", models, data.num_classes), None
+    if path := cfg.DISTILLER.STUDENT_WEIGHTS:
+        if load_weights(student, path, cfg.DISTILLER.STUDENT, keeps_classifier=True).get("kept"):
+            notes.append("The student's classifier is new: its weights are of other classes")
+        sha256 = sha256_of(path)
+        if cfg.DISTILLER.STUDENT_SHA256 not in ("", sha256):
+            notes.append("Warning: the student's weights have changed since the run of this config")
+        cfg = changed(cfg, "DISTILLER.STUDENT_SHA256", sha256)
+    freeze(student, cfg.DISTILLER.FREEZE, cfg.DISTILLER.STUDENT)
     if needs_teacher:
         name, dataset = cfg.DISTILLER.TEACHER, describe_data(cfg, data)["dataset"]
         teacher = build_network(cfg, "TEACHER", models, data.num_classes)
