@@ -115,6 +115,15 @@ class BatchSource:
         """Images of batch `number`, from 0, in all processes."""
         return min(self.batch_size, self.num_images_per_epoch - number * self.batch_size)
 
+    def part_of_group(self, number: int, size: int) -> tuple[float, bool]:
+        """The share that batch `number` has of the images of its group, and whether it is the last of that.
+
+        size: batches of a group; the last group of an epoch may have fewer.
+        """
+        first = number // size * size
+        group = range(first, min(first + size, len(self)))
+        return self.images_in(number) / sum(map(self.images_in, group)), number == group[-1]
+
     def _batches(self, epoch, first):
         """The numbers, from `first` on, and the batches of `epoch`, which counts from 0; empty ones are left out."""
         raise NotImplementedError

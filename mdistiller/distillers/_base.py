@@ -90,7 +90,8 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = teacher
         self.ce_weight = self.weight_of("CE_WEIGHT", cfg)
-        self.label_smoothing = cfg.SOLVER.LABEL_SMOOTHING if cfg is not None and "SOLVER" in cfg else 0.0
+        solver = cfg.get("SOLVER", {}) if cfg is not None else {}
+        self.label_smoothing = solver.get("LABEL_SMOOTHING", 0.0)
         self.processes: Any = ALONE
         if teacher is not None:
             teacher.requires_grad_(False)

@@ -65,6 +65,7 @@ class ForeignDistiller(Distiller):
                 "super().__init__(student, teacher)"
             )
         distiller.contrastive = Contrast(cfg) if CONTRAST in cls.required_keywords() else None
+        distiller.label_smoothing = cfg.SOLVER.get("LABEL_SMOOTHING", 0.0)  # the file need not hand its config on
         return distiller
 
     @classmethod

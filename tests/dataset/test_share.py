@@ -20,9 +20,8 @@ def joined(loaders):
         assert max(sizes) - min(sizes) <= 1
         is_divided = not all(torch.equal(part["index"], parts[0]["index"]) for part in parts)
         parts = parts[: None if is_divided else 1]
-        yield {
-            key: torch.cat([part[key] for part in parts]) if parts[0][key].ndim else parts[0][key] for key in parts[0]
-        }
+        first = parts[0]
+        yield {key: torch.cat([part[key] for part in parts]) if first[key].ndim else first[key] for key in first}
 
 
 def assert_equal_epochs(make, size, augment):
