@@ -61,6 +61,8 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
             f"DISTILLER.LOGIT_STANDARDIZATION has no effect on {name}, which compares no logits; leave it out, or "
             f"choose one of {', '.join(with_logits)}"
         )
+    if cfg.SOLVER.LABEL_SMOOTHING and method.weight_of("CE_WEIGHT", cfg) == 0:
+        raise UserError(f"SOLVER.LABEL_SMOOTHING has no effect where the CE_WEIGHT of {name} is 0; leave it out")
     if cfg.DATASET.AUGMENT == TWO_VIEWS and method.number_of_views(cfg) == 1:
         raise UserError(
             f"DATASET.AUGMENT {TWO_VIEWS}: {name} takes one view of an image, as configured; type weak, strong or "
