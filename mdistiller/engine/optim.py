@@ -91,7 +91,7 @@ class Minimiser:
         self.optimizer, self.scaler, self.max_norm, self.skips = optimizer, scaler, max_norm, skips
         self.skipped_in_a_row = 0
         self.is_pending = False  # whether there are gradients of which no step has been made
-        self.average: Callable[[list[torch.Tensor]], None] | None = None
+        self.average: Callable[..., list[Any]] | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -102,7 +102,9 @@ class Minimiser:
         self.is_pending = True
         self.run_backward(losses)
         if self.average is not None:
-            self.average(self.gradients())
+            found, like = self.pending(), self.parameters
+            averaged = self.average([gradient for group in found for gradient in group], len(found) * like)
+            self.set_pending([averaged[i : i + len(like)] for i in range(0, len(averaged), len(like))])
 
     def run_backward(self, losses: dict[str, torch.Tensor]) -> None:
         loss = total(losses.values())
