@@ -65,11 +65,21 @@ CFG.DATASET.SYNTHETIC.SEED = 0
 
 CFG.DISTILLER = CN()
 CFG.DISTILLER.TYPE = PLAIN_TRAINING
+# Networks: ours, torchvision:NAME, timm:NAME or path/net.py:make_net; several teachers by commas, and so their weights
 CFG.DISTILLER.TEACHER = "ResNet50"
 CFG.DISTILLER.STUDENT = "resnet32"
-CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places
-CFG.DISTILLER.TYPE_SHA256 = ""  # of a user's own file, in a saved config
-CFG.DISTILLER.TEACHER_SHA256 = ""  # of that file, in a saved config
+CFG.DISTILLER.TEACHER_ARGS = "{}"  # of a network of others: a YAML mapping, such as "{img_size: 32}"
+CFG.DISTILLER.STUDENT_ARGS = "{}"
+CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places; pretrained: those of the network's library
+# Of the images that the teacher was trained on; empty and 0: as its weights say, else as DATASET
+CFG.DISTILLER.TEACHER_MEAN = ()
+CFG.DISTILLER.TEACHER_STD = ()
+CFG.DISTILLER.TEACHER_IMAGE_SIZE = 0
+# Checksums, in a saved config: of users' own files of the method and the networks, and of the teacher's weights
+CFG.DISTILLER.TYPE_SHA256 = ""
+CFG.DISTILLER.STUDENT_FILE_SHA256 = ""
+CFG.DISTILLER.TEACHER_FILE_SHA256 = ""
+CFG.DISTILLER.TEACHER_SHA256 = ""
 CFG.DISTILLER.LOGIT_STANDARDIZATION = False  # of the logits that a logit-based method compares
 
 CFG.SOLVER = CN()
@@ -117,18 +127,18 @@ for _method in DISTILLERS.values():
 TEXT_KEYS = frozenset(key for key, value in leaves(CFG).items() if isinstance(value, str))
 BATCH = whole(1, 65_536)
 SYNTHETIC_IMAGES = whole(1, 200_000)
+SIDE = Check(
+    lambda value: is_whole(value) and (value == 0 or 8 <= value <= 1024), "a whole number from 8 to 1,024 pixels, or 0"
+)
 STAGES = list_of(COUNT, "[150,180,210]", range(101))
 
 # What the values of the shared sections must be, but for yes or no; a method's class says it of its own.
 CHECKS = {
     **{key: TEXT for key in sorted(TEXT_KEYS) if key.split(".")[0] in SHARED_SECTIONS},
     "EXPERIMENT.SEED": SEED,
-    "DATASET.IMAGE_SIZE": Check(
-        lambda value: is_whole(value) and (value == 0 or 8 <= value <= 1024),
-        "a whole number from 8 to 1,024 pixels, or 0",
-    ),
-    "DATASET.MEAN": list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3)),
-    "DATASET.STD": list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3)),
+    **dict.fromkeys(("DATASET.IMAGE_SIZE", "DISTILLER.TEACHER_IMAGE_SIZE"), SIDE),
+    **dict.fromkeys(("DATASET.MEAN", "DISTILLER.TEACHER_MEAN"), list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3))),
+    **dict.fromkeys(("DATASET.STD", "DISTILLER.TEACHER_STD"), list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3))),
     "DATASET.NUM_CLASSES": whole(0, 100_000),
     "DATASET.AUGMENT": one_of(*AUGMENTATIONS),
     "DATASET.VAL_FRACTION": FRACTION,
