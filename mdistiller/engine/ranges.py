@@ -1,0 +1,63 @@
+"""What the numbers, lists and choices in the shared sections of a config must be."""
+
+from itertools import pairwise
+
+from mdistiller.checks import (
+    COUNT,
+    FRACTION,
+    LARGEST,
+    SEED,
+    Check,
+    above_zero,
+    is_whole,
+    list_of,
+    number,
+    one_of,
+    whole,
+)
+from mdistiller.dataset import AUGMENTATIONS
+
+from .optim import TRAINERS
+from .precision import AMP_TYPES
+
+BATCH = whole(1, 65_536)
+SYNTHETIC_IMAGES = whole(1, 200_000)
+SIDE = Check(
+    lambda value: is_whole(value) and (value == 0 or 8 <= value <= 1024), "a whole number from 8 to 1,024 pixels, or 0"
+)
+STAGES = list_of(COUNT, "[150,180,210]", range(101))
+
+RANGES = {
+    "EXPERIMENT.SEED": SEED,
+    **dict.fromkeys(("DATASET.IMAGE_SIZE", "DISTILLER.TEACHER_IMAGE_SIZE"), SIDE),
+    **dict.fromkeys(("DATASET.MEAN", "DISTILLER.TEACHER_MEAN"), list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3))),
+    **dict.fromkeys(("DATASET.STD", "DISTILLER.TEACHER_STD"), list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3))),
+    "DATASET.NUM_CLASSES": whole(0, 100_000),
+    "DATASET.AUGMENT": one_of(*AUGMENTATIONS),
+    "DATASET.VAL_FRACTION": FRACTION,
+    "DATASET.NUM_WORKERS": whole(0, 1024),
+    "DATASET.TEST.BATCH_SIZE": BATCH,
+    "DATASET.SYNTHETIC.TRAIN_IMAGES": SYNTHETIC_IMAGES,
+    "DATASET.SYNTHETIC.TEST_IMAGES": SYNTHETIC_IMAGES,
+    "DATASET.SYNTHETIC.SEED": SEED,
+    "SOLVER.TRAINER": one_of(*TRAINERS),
+    "SOLVER.BATCH_SIZE": BATCH,
+    "SOLVER.EPOCHS": COUNT,
+    "SOLVER.LR": above_zero(100),
+    "SOLVER.LR_DECAY_STAGES": Check(
+        lambda stages: STAGES.is_good(stages) and all(a < b for a, b in pairwise(stages)),
+        f"{STAGES.expected} and later than the one before",
+    ),
+    "SOLVER.LR_DECAY_RATE": above_zero(1),
+    "SOLVER.WEIGHT_DECAY": number(0, 10),
+    "SOLVER.MOMENTUM": FRACTION,
+    "SOLVER.TYPE": one_of("SGD"),
+    "SOLVER.CLIP_GRAD": number(0, LARGEST),
+    "SOLVER.SKIP_NONFINITE": whole(0, 1000),
+    "SOLVER.AMP": one_of(*AMP_TYPES),
+    "SOLVER.DOT.DELTA": FRACTION,
+    "LOG.SAVE_STEPS": whole(0, 10**9),
+    "LOG.SAVE_MINUTES": number(0, 10**5),
+    "LOG.TENSORBOARD_FREQ": COUNT,
+    "LOG.SAVE_CHECKPOINT_FREQ": COUNT,
+}
