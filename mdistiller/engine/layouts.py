@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from mdistiller.distillers._common import find_classifier
+
 # Places that are taken before others that fit as well, in this order.
 DOCUMENTED = ("model",), ("state_dict",), ("model_state_dict",), ()
 MOST_PLACES, DEEPEST, MOST_PREFIXES = 10_000, 10, 50  # dicts that are looked at, keys to one, prefixes in one
@@ -15,7 +17,7 @@ COUNTER = "num_batches_tracked"  # of a batch norm, which files from before torc
 LONGEST_TEXT, LONGEST_CONFIG, MOST_VALUES = 500, 100_000, 100_000  # characters; values in a dict of `meta`
 META_TYPES: dict[str, type] = {
     **dict.fromkeys(("run", "launch", "network", "models", "teacher", "teacher_sha256", "distiller"), str),
-    **dict.fromkeys(("chosen_by", "config"), str),
+    **dict.fromkeys(("chosen_by", "config", "arguments"), str),
     **dict.fromkeys(("epoch", "num_classes", "processes"), int),
     **dict.fromkeys(("top1", "top5", "loss", "teacher_top1"), float),
     **dict.fromkeys(("dataset", "normalisation", "versions"), dict),
@@ -53,9 +55,9 @@ def find_state_dict(content: dict[Any, Any], network: nn.Module | None) -> list[
     It is looked for in all nested dicts, whatever these are called, and behind any prefix that all its names have.
     Where none fits, it is the one that shares the most names; without a network, the first in a documented place.
     """
-    expected = {} if network is None else network.state_dict()
+    expected, classifier = ({}, []) if network is None else (network.state_dict(), classifier_names(network))
     found = [
-        compared(place, prefix, tensors, expected)
+        compared(place, prefix, tensors, expected, classifier)
         for place, dict_of_tensors in state_dicts(content)
         for prefix, tensors in by_prefix(dict_of_tensors, expected)
     ]
@@ -91,24 +93,46 @@ def by_prefix(
         yield prefix, {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def classifier_names(network: nn.Module) -> list[str]:
+    """Names of the weight, and of the bias where it has one, of the layer of `network` that scores the classes."""
+    classifier = find_classifier(network)
+    (name,) = (name for name, module in network.named_modules() if module is classifier)
+    return [f"{name}.{key}" for key in classifier.state_dict()]
+
+
 def compared(
-    place: tuple[str, ...], prefix: str, tensors: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+    place: tuple[str, ...],
+    prefix: str,
+    tensors: dict[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    classifier: list[str],
 ) -> Candidate:
-    """A candidate, held against the names and shapes of the network's state dict."""
-    classifier = list(expected)[-2:]
+    """A candidate, held against the names and shapes of a network's state dict. classifier: names of its last layer."""
     common = [name for name in expected if name in tensors and not name.endswith(COUNTER)]
     wanted = sum(not name.endswith(COUNTER) for name in expected)
-    has_shapes = all(
-        tensors[name].shape == expected[name].shape or (name in classifier and is_alike(tensors[name], expected[name]))
-        for name in common
-    )
-    fits = len(common) == wanted and tensors.keys() <= expected.keys() and has_shapes
+    fits = len(common) == wanted and tensors.keys() <= expected.keys()
+    fits = fits and (not wrong_shapes(tensors, expected) or class_counts(tensors, expected, classifier) is not None)
     return Candidate(place, prefix, tensors, fits, len(common))
 
 
-def is_alike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether the tensors of a last layer differ in their number of classes at most."""
-    return tensor.dim() > 0 and tensor.shape[1:] == other.shape[1:]
+def wrong_shapes(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names in both that have other shapes."""
+    return [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
+
+
+def class_counts(
+    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], classifier: list[str]
+) -> tuple[int, int] | None:
+    """Numbers of classes, of `tensors` and `expected`, where the shapes of both differ in these alone; else None.
+
+    Then those that differ are the layers that score the classes: that with the names `classifier`, and others.
+    """
+    wrong = wrong_shapes(tensors, expected)
+    shapes = [(tensors[name].shape, expected[name].shape) for name in wrong]
+    if not all(theirs and ours and theirs[1:] == ours[1:] for theirs, ours in shapes):
+        return None
+    counts = {(theirs[0], ours[0]) for theirs, ours in shapes}
+    return counts.pop() if len(counts) == 1 and {*classifier} <= {*wrong} else None
 
 
 def are_equal(tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:

@@ -1,15 +1,15 @@
 """The networks that a config names: those of others beside ours, their arguments, and names for them in file names."""
 
+import re
 import zlib
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from yacs.config import CfgNode as CN
 
-from mdistiller import models
 from mdistiller.checks import brief, is_number
 from mdistiller.errors import UserError
+from mdistiller.models.others import checksum_of, is_file, is_other
 
 from .cfg import CFG
 from .identity import as_file_name
@@ -22,24 +22,11 @@ NO_ARGUMENTS = CFG.DISTILLER.STUDENT_ARGS
 # Arguments of the libraries that the run decides, or that would read other weights than those it names.
 DECIDED = {"num_classes", "pretrained", "weights", "weights_backbone", "checkpoint_path", "cache_dir", "features_only"}
 DECIDED_PREFIX = "pretrained_"
-
-
-def is_of_others(name: str) -> bool:
-    """Whether `name` is of the form `library:NAME` or `path/net.py:make_net`."""
-    return ":" in name
-
-
-def is_file(name: str) -> bool:
-    """Whether `name` is of the form `path/net.py:make_net`, whose code runs when the network is built."""
-    return ".py:" in name or name.endswith(".py")
-
-
-def teachers_of(cfg: CN) -> list[str]:
-    """Names of the teachers, one or several."""
-    return split(cfg.DISTILLER.TEACHER)
+EXPONENT = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)  # which YAML takes for text
 
 
 def split(text: str) -> list[str]:
+    """The parts of a text that speaks of several teachers."""
     return [part.strip() for part in text.split(SEPARATOR)]
 
 
@@ -57,7 +44,7 @@ def read_arguments(text: str, source: str) -> dict[str, Any]:
         if name in DECIDED or name.startswith(DECIDED_PREFIX):
             raise UserError(f"{source} has {name}, which the data and --teacher_weights decide; leave it out")
         items = value if isinstance(value, list) else [value]
-        numbers = [item if isinstance(item, bool) else as_number(item) for item in items]
+        numbers = [as_number(item) if EXPONENT.fullmatch(str(item)) else item for item in items]
         if not all(isinstance(item, (str, bool)) or is_number(item) for item in numbers):
             raise UserError(
                 f"{source} has {name} {brief(value)}; expected a number, text, true or false, or a list of these"
@@ -72,7 +59,10 @@ def arguments_of(cfg: CN, role: str) -> dict[str, Any]:
 
 
 def with_plain_arguments(cfg: CN, role: str) -> None:
-    """Write the arguments of `role` in their one form. Raises UserError for bad ones and for those without an effect."""
+    """Give the arguments of `role` in `cfg` their one form.
+
+    Raises UserError for bad ones and for those without an effect.
+    """
     key = f"{role}_ARGS"
     arguments = arguments_of(cfg, role)
     cfg.DISTILLER[key] = as_text(arguments)
@@ -81,7 +71,7 @@ def with_plain_arguments(cfg: CN, role: str) -> None:
         return
     if len(names) > 1:
         raise UserError(f"DISTILLER.{key} is for one teacher, and there are {len(names)}; leave it out")
-    if not is_of_others(names[0]):
+    if not is_other(names[0]):
         raise UserError(
             f"DISTILLER.{key} has no effect on {names[0]}, which takes no arguments; leave it out, or name a network "
             "as torchvision:NAME, timm:NAME or path/net.py:make_net"
@@ -95,11 +85,11 @@ def label(name: str, arguments: str = NO_ARGUMENTS) -> str:
     """
     if SEPARATOR in name:
         return SEPARATOR.join(label(each, arguments) for each in split(name))
-    if not is_of_others(name):
+    if not is_other(name):
         return name
     if is_file(name):
         path, _, function = name.rpartition(":")
-        text = f"{Path(path).stem}-{function}.{models.checksum(name)[:6]}"
+        text = f"{Path(path).stem}-{function}.{checksum_of(name)[:6]}"
     else:
         text = name.replace(":", ".", 1)
     if arguments != NO_ARGUMENTS:
@@ -114,9 +104,4 @@ def label_of(cfg: CN, role: str) -> str:
 
 def checksums_of(cfg: CN, role: str) -> str:
     """Checksums of the users' files that the networks of `role` come from; empty for those of libraries and ours."""
-    return SEPARATOR.join(models.checksum(name) for name in split(cfg.DISTILLER[role]) if is_file(name))
-
-
-def build(models_of: str, name: str, num_classes: int, arguments: dict[str, Any], image_size: int) -> nn.Module:
-    """The network `name`, new; see `mdistiller.models.build_model`."""
-    return models.build_model(models_of, name, num_classes, arguments, image_size)
+    return SEPARATOR.join(checksum_of(name) for name in split(cfg.DISTILLER[role]) if is_file(name))
