@@ -78,7 +78,7 @@ class KDSVD(FeatureDistiller):
         stages = [pool_larger(*stage) for stage in self.pair(*(maps["feats"] for maps in features))]
         if len(stages) < 2:
             raise UserError(
-                "KDSVD relates successive stages of maps, and student and teacher have one stage in common; choose other "
+                "KDSVD relates successive stages of maps, and student and teacher share one stage; choose other "
                 "networks, or another method of maps"
             )
         most = min(min(feat.flatten(1, 2).shape[1:]) for stage in stages for feat in stage)

@@ -132,10 +132,14 @@ class ConvReg(nn.Module):
 
 
 def find_classifier(network: nn.Module) -> nn.Linear:
-    """The layer of `network` that turns `pooled_feat` into logits: of ours the last `nn.Linear`."""
-    if contract := getattr(network, "contract", None):
-        return contract.classifier
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    """The layer of `network` that turns `pooled_feat` into logits."""
+    return find_classifiers(network)[0]
+
+
+def find_classifiers(network: nn.Module) -> list[nn.Linear]:
+    """The layers that give logits: of ours the last `nn.Linear`; a network of others may have several heads."""
+    contract = getattr(network, "contract", None)
+    return contract.classifiers if contract else [m for m in network.modules() if isinstance(m, nn.Linear)][-1:]
 
 
 @torch.no_grad()

@@ -10,12 +10,10 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from mdistiller.checks import TEXT, brief, require_all
-from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, Distiller, check_settings
+from mdistiller.checks import brief
+from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, Distiller
 from mdistiller.errors import UserError, nearest
 
-from .optim import check_solver
-from .ranges import RANGES
 from .values import as_number, coerce, dump, leaves, load
 
 CFG = CN()
@@ -109,8 +107,6 @@ for _method in DISTILLERS.values():
     add_section(CFG, _method)
 
 TEXT_KEYS = frozenset(key for key, value in leaves(CFG).items() if isinstance(value, str))
-# What the values of the shared sections must be, but for yes or no; a method's class says it of its own.
-CHECKS = {key: TEXT for key in sorted(TEXT_KEYS) if key.split(".")[0] in SHARED_SECTIONS} | RANGES
 
 
 def config_for(method: type[Distiller]) -> CN:
@@ -121,14 +117,6 @@ def config_for(method: type[Distiller]) -> CN:
     except (ImportError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"{method.__name__}'s defaults are no section of a config: {error}") from error
     return cfg
-
-
-def check(cfg: CN, method: type[Distiller]) -> None:
-    """Raise UserError for values that no run can use."""
-    require_all(CHECKS, cfg)
-    for known in {other.section(): other for other in (*DISTILLERS.values(), method)}.values():
-        check_settings(known, cfg)
-    check_solver(cfg.SOLVER)
 
 
 def used_sections(cfg: CN, method: type[Distiller]) -> CN:

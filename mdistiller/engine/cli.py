@@ -15,6 +15,7 @@ from mdistiller import models
 from mdistiller.dataset import DATASETS
 from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
+from mdistiller.models.others import is_file
 
 from .demo import run_demo
 from .describe import print_commands
@@ -25,7 +26,8 @@ from .flags import Parser, TrainingParser
 from .index import BENCHMARKS, Benchmark
 from .launch import Launch
 from .lines import count
-from .listing import print_config, print_index, print_unnumbered
+from .listing import print_config, print_names
+from .networks import NO_ARGUMENTS
 from .places import run_of, runs_of
 from .resolve import Choices, baseline_config, distillation_config
 from .resume import SavedRun
@@ -34,7 +36,9 @@ from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
 from .signals import end_later, stoppable
 from .tables import format_classes, format_table, place, write_classes, write_table
-from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
+from .teachers import fetch_pretrained, pretrained_teacher
+
+NETWORK = "index, name, torchvision:NAME, timm:NAME or path/net.py:NAME of your own"
 
 
 def run_script(main: Callable[..., None], *arguments: Any) -> int:
@@ -64,22 +68,24 @@ def run_script(main: Callable[..., None], *arguments: Any) -> int:
 def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
     """`distillation_train.py`: distil a teacher into a student."""
     parser = TrainingParser(f"Distil a teacher into a student ({benchmark.label}).")
-    parser.add_argument("--selected_student", metavar="STUDENT", help="index or name (default 0)")
-    parser.add_argument("--selected_teacher", metavar="TEACHER", help="index or name (default 0)")
+    parser.add_argument("--selected_student", metavar="STUDENT", help=f"{NETWORK} (default 0)")
+    parser.add_argument("--selected_teacher", metavar="TEACHER", help="the same; several by commas (default 0)")
     parser.add_argument(
         *("--selected_distiller", "--distiller"),
         metavar="DISTILLER",
         help="index, name, or path/to/file.py:ClassName of your own (default 0)",
     )
-    parser.add_argument("--teacher_weights", metavar="FILE", help="the teacher's weights, in any published form")
+    parser.add_argument(
+        "--teacher_weights", metavar="FILE", help="the teacher's weights, in any published form, or pretrained"
+    )
     demo = CONFIGS / benchmark.models / "demo.yaml"
     if demo.is_file():
         parser.add_argument("--demo", action="store_true", help="all three trainings on small synthetic images")
     parser.set_defaults(demo=False)
     flags = parser.parse(arguments)
-    if flags.list:
-        print_index({"student": benchmark.students, "teacher": benchmark.teachers, "distiller": benchmark.distillers})
-        print_unnumbered(benchmark)
+    if flags.list is not None:
+        columns = {"student": benchmark.students, "teacher": benchmark.teachers, "distiller": benchmark.distillers}
+        print_names(flags.list, columns, benchmark)
         return
     if flags.demo:
         if flags.cfg or flags.teacher_weights:
@@ -103,10 +109,10 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
 def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
     """`train.py`: train one network without a teacher."""
     parser = TrainingParser(f"Train one network without a teacher ({benchmark.label}): teachers and baselines.")
-    parser.add_argument("--selected_model", metavar="MODEL", help="index or name, as of students (default 0)")
+    parser.add_argument("--selected_model", metavar="MODEL", help=f"{NETWORK} (default 0)")
     flags = parser.parse(arguments)
-    if flags.list:
-        print_index({"model": benchmark.students})
+    if flags.list is not None:
+        print_names(flags.list, {"model": benchmark.students})
         return
     device = select_device(flags.device)
     processes = join(device)
@@ -151,7 +157,11 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
     )
     parser.add_argument("--all", action="store_true", help="teachers and baselines as well, those of train.py")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to evaluate, in any published form")
-    parser.add_argument("--model", metavar="NAME", help="the file's network; alone: pretrained, on ImageNet")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the file's network; alone: pretrained, on ImageNet, or all weights of path/net.py:NAME",
+    )
     parser.add_argument("--per_class", action="store_true", help="of one file: each class, and the worst confusions")
     parser.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
     flags = parser.parse(arguments)
@@ -189,10 +199,11 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
 
 def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evaluator) -> list[WeightFile]:
     """The one file that `flags` name, else all below `project` that they ask for. Raises UserError for none."""
-    if flags.checkpoint or flags.model:
+    of_file = not flags.checkpoint and flags.model and is_file(flags.model)  # whose code may run then
+    if (flags.checkpoint or flags.model) and not of_file:
         if flags.all:
             raise UserError("--all has no effect on one file; leave it out")
-        path = Path(flags.checkpoint) if flags.checkpoint else pretrained_teacher(flags.model, flags.dataset)
+        path = Path(flags.checkpoint) if flags.checkpoint else pretrained_network(flags.model, flags.dataset)
         file = weight_file(path, flags.dataset or BENCHMARKS["cifar100"].models)
         if flags.dataset not in (None, file.dataset):
             raise UserError(
@@ -201,6 +212,9 @@ def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evalu
             )
         return [file]
     files = find_weights(project, flags.dataset, flags.all)
+    if of_file:
+        network = models.canonical_name("cifar100", flags.model)
+        files = [file for file in files if file.meta.get("network") == network]
     found = len(files)
     if flags.dataset and (left_out := found - len(files := evaluator.of_same_data(files))):
         tell(f"{count(left_out, 'file')} of other images left out")
@@ -219,18 +233,14 @@ def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evalu
     return files
 
 
-def pretrained_teacher(name: str, dataset: str | None) -> Path:
+def pretrained_network(name: str, dataset: str | None) -> Path:
     """The pretrained weights of an ImageNet network, downloaded where they are missing."""
     if dataset != "imagenet":
         raise UserError(
             f"--model {name} needs --checkpoint FILE, the weights to evaluate, or --dataset imagenet for its own"
         )
     name = models.canonical_name("imagenet", name)
-    path = pretrained_file(name)
-    if path is None:
-        raise UserError(
-            f"{name} has no pretrained weights (these do: {', '.join(TORCHVISION_NAMES)}); add --checkpoint"
-        )
+    path = pretrained_teacher(name, NO_ARGUMENTS, dataset)
     fetch_pretrained(path, name)
     return path
 

@@ -72,7 +72,8 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
 def check_evaluation(typed: Iterable[str]) -> None:
     """Raise UserError for a dotted key of the command line that the evaluation of a network does not read."""
     for key in typed:
-        if not key.startswith("DATASET.") or key in ("DATASET.AUGMENT", "DATASET.VAL_FRACTION"):
+        is_read = key.startswith("DATASET.") and key not in ("DATASET.AUGMENT", "DATASET.VAL_FRACTION")
+        if not is_read and key != "DISTILLER.STUDENT_ARGS":
             raise UserError(f"{key} has no effect on an evaluation, which reads keys of DATASET; leave it out")
 
 

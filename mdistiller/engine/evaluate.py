@@ -1,11 +1,13 @@
 """Evaluation of finished weight files: which there are, and what each reaches."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from mdistiller.checks import Check, require_all
@@ -13,17 +15,21 @@ from mdistiller.dataset import Data, build_data, fill_defaults
 from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
+from mdistiller.models.others import is_file, is_other
 
+from . import bounds
 from . import cfg as config
 from .effects import check_evaluation
 from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
+from .networks import NO_ARGUMENTS, arguments_in, arguments_of, label, no_larger_than, plain_arguments
 from .runs import BASELINE_FOLDERS, BEST, STATES, published_names, saved_config, student_weights
 from .values import dump, parse_yaml, read_yaml
 from .weights import check_scores, load_weights, read_meta, read_weights, rows_of, weights_classes
 
 # What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
 SAID = {"DATASET": ("IMAGE_SIZE", "MEAN", "STD", "NUM_CLASSES", "SYNTHETIC"), "EXPERIMENT": ("SEED",)}
+ROOM = 10**7  # parameters of a network of others beyond the bytes of its weights, for classes of the data
 WHICH_IMAGES = {"DATASET.ROOT", "DATASET.SYNTHETIC.SEED", "DATASET.SYNTHETIC.TEST_IMAGES"}
 MOST = {
     "DATASET.IMAGE_SIZE": Check(lambda side: side <= 2048, "a side of at most 2048 pixels"),
@@ -144,7 +150,7 @@ class Evaluator:
             was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
             raise UserError(f"{file.path} is of a folder of images; type DATASET.ROOT FOLDER to test it on one{was}")
         fill_defaults(cfg.DATASET)
-        config.check(cfg, self.plain)
+        bounds.check(cfg, self.plain)
         return cfg
 
     def _config_in(self, file: WeightFile) -> dict[str, Any]:
@@ -195,16 +201,29 @@ class Evaluator:
             read_meta(path)  # which says why, where nothing can be read
             names = ", ".join(model_names(models))
             raise UserError(f"{path} does not tell its network; add --model with one of {names}")
-        name = canonical_name(models, name)
+        if is_file(name) and self.network is None:
+            raise UserError(
+                f"{path} is of a network in a file, {name}, which is run where you name it: add --model {name}"
+            )
+        name, theirs = canonical_name(models, name), meta.get("network", "")
+        is_own = name == theirs or (is_file(name) and is_file(theirs))  # which may have been moved
+        arguments = arguments_in(meta, path) if is_own else NO_ARGUMENTS
+        if "DISTILLER.STUDENT_ARGS" in self.pairs[::2]:
+            arguments = plain_arguments(cfg.DISTILLER.STUDENT_ARGS, "STUDENT_ARGS", name)
+
+        def build(classes: int) -> nn.Module:
+            given = arguments_of(arguments, f"the meta of {path}")
+            with no_larger_than(path.stat().st_size + ROOM) if is_other(name) else contextlib.nullcontext():
+                return build_model(models, name, classes, given, cfg.DATASET.IMAGE_SIZE)
 
         data = self.data_of(cfg)
         # A network of more classes than the data has is tested as it is: any class may win, wrong ones included.
-        model, classes, columns = build_model(models, name, data.num_classes), data.classes, None
+        model, classes, columns = build(data.num_classes), data.classes, None
         state_dict, _ = read_weights(path, model)
         known = weights_classes(state_dict, meta, model)
         if known is not None and (rows := rows_of(classes, known)):
             check_scores(state_dict, known, model, path)
-            model, classes = build_model(models, name, len(known)), known
+            model, classes = build(len(known)), known
             columns = torch.tensor(rows, device=self.device)
         load_weights(model, path, name, classes)
         model = model.to(self.device).to(memory_format=torch.channels_last)
@@ -214,7 +233,7 @@ class Evaluator:
             file=path,
             dataset=cfg.DATASET.TYPE,
             teacher=meta.get("teacher"),
-            student=name,
+            student=label(name, arguments),
             method=meta.get("distiller"),
             seed=cfg.EXPERIMENT.SEED if "SEED" in self._said(file).get("EXPERIMENT", {}) else None,
             epoch=meta.get("epoch"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mdistiller.distillers._common import find_classifier
+from mdistiller.distillers._common import find_classifiers
 
 # Places that are taken before others that fit as well, in this order.
 DOCUMENTED = ("model",), ("state_dict",), ("model_state_dict",), ()
@@ -55,7 +55,8 @@ def find_state_dict(content: dict[Any, Any], network: nn.Module | None) -> list[
     It is looked for in all nested dicts, whatever these are called, and behind any prefix that all its names have.
     Where none fits, it is the one that shares the most names; without a network, the first in a documented place.
     """
-    expected, classifier = ({}, []) if network is None else (network.state_dict(), classifier_names(network))
+    expected = {} if network is None else network.state_dict()
+    classifier = [] if network is None else classifier_names(network)
     found = [
         compared(place, prefix, tensors, expected, classifier)
         for place, dict_of_tensors in state_dicts(content)
@@ -64,6 +65,12 @@ def find_state_dict(content: dict[Any, Any], network: nn.Module | None) -> list[
     found.sort(key=lambda candidate: candidate.preference)
     equal = [other for other in found[1:] if other.fits and other.preference == found[0].preference]
     return [*found[:1], *(other for other in equal if not are_equal(found[0].tensors, other.tensors))]
+
+
+def classifier_names(network: nn.Module) -> list[str]:
+    """Names of the weights and biases of the layers of `network` that give its logits."""
+    heads = {id(parameter) for head in find_classifiers(network) for parameter in head.parameters()}
+    return [name for name, parameter in network.named_parameters() if id(parameter) in heads]
 
 
 def state_dicts(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor]]]:
@@ -93,13 +100,6 @@ def by_prefix(
         yield prefix, {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def classifier_names(network: nn.Module) -> list[str]:
-    """Names of the weight, and of the bias where it has one, of the layer of `network` that scores the classes."""
-    classifier = find_classifier(network)
-    (name,) = (name for name, module in network.named_modules() if module is classifier)
-    return [f"{name}.{key}" for key in classifier.state_dict()]
-
-
 def compared(
     place: tuple[str, ...],
     prefix: str,
@@ -107,32 +107,20 @@ def compared(
     expected: Mapping[str, torch.Tensor],
     classifier: list[str],
 ) -> Candidate:
-    """A candidate, held against the names and shapes of a network's state dict. classifier: names of its last layer."""
+    """A candidate, held against the names and shapes of the network's state dict. classifier: its names there."""
     common = [name for name in expected if name in tensors and not name.endswith(COUNTER)]
     wanted = sum(not name.endswith(COUNTER) for name in expected)
-    fits = len(common) == wanted and tensors.keys() <= expected.keys()
-    fits = fits and (not wrong_shapes(tensors, expected) or class_counts(tensors, expected, classifier) is not None)
+    has_shapes = all(
+        tensors[name].shape == expected[name].shape or (name in classifier and is_alike(tensors[name], expected[name]))
+        for name in common
+    )
+    fits = len(common) == wanted and tensors.keys() <= expected.keys() and has_shapes
     return Candidate(place, prefix, tensors, fits, len(common))
 
 
-def wrong_shapes(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> list[str]:
-    """The names in both that have other shapes."""
-    return [name for name in expected if name in tensors and tensors[name].shape != expected[name].shape]
-
-
-def class_counts(
-    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], classifier: list[str]
-) -> tuple[int, int] | None:
-    """Numbers of classes, of `tensors` and `expected`, where the shapes of both differ in these alone; else None.
-
-    Then those that differ are the layers that score the classes: that with the names `classifier`, and others.
-    """
-    wrong = wrong_shapes(tensors, expected)
-    shapes = [(tensors[name].shape, expected[name].shape) for name in wrong]
-    if not all(theirs and ours and theirs[1:] == ours[1:] for theirs, ours in shapes):
-        return None
-    counts = {(theirs[0], ours[0]) for theirs, ours in shapes}
-    return counts.pop() if len(counts) == 1 and {*classifier} <= {*wrong} else None
+def is_alike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether the tensors of a last layer differ in their number of classes at most."""
+    return tensor.dim() > 0 and tensor.shape[1:] == other.shape[1:]
 
 
 def are_equal(tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:

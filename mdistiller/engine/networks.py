@@ -1,14 +1,18 @@
 """The networks that a config names: those of others beside ours, their arguments, and names for them in file names."""
 
+import contextlib
 import re
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from mdistiller.checks import brief, is_number
 from mdistiller.errors import UserError
+from mdistiller.models import build_model
 from mdistiller.models.others import checksum_of, is_file, is_other
 
 from .cfg import CFG
@@ -18,6 +22,7 @@ from .values import as_number, as_text, load
 SEPARATOR = ","  # between several teachers, and between what belongs to each
 PRETRAINED = "pretrained"  # in the place of a file of weights: those of the network's own library
 LONGEST_ARGUMENTS = 400  # characters, which fit what a weight file may tell
+LARGEST_OF_STRANGERS = 4096  # number in the arguments that a weight file tells
 NO_ARGUMENTS = CFG.DISTILLER.STUDENT_ARGS
 # Arguments of the libraries that the run decides, or that would read other weights than those it names.
 DECIDED = {"num_classes", "pretrained", "weights", "weights_backbone", "checkpoint_path", "cache_dir", "features_only"}
@@ -30,7 +35,7 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in text.split(SEPARATOR)]
 
 
-def read_arguments(text: str, source: str) -> dict[str, Any]:
+def arguments_of(text: str, source: str) -> dict[str, Any]:
     """A network's arguments from a YAML mapping. Raises UserError, naming `source`, for what cannot be one."""
     if len(text) > LONGEST_ARGUMENTS:
         raise UserError(f"{source} has {len(text)} characters; expected at most {LONGEST_ARGUMENTS}")
@@ -43,8 +48,7 @@ def read_arguments(text: str, source: str) -> dict[str, Any]:
             raise UserError(f"{source} has the name {brief(name)!r}; expected names of arguments, such as img_size")
         if name in DECIDED or name.startswith(DECIDED_PREFIX):
             raise UserError(f"{source} has {name}, which the data and --teacher_weights decide; leave it out")
-        items = value if isinstance(value, list) else [value]
-        numbers = [as_number(item) if EXPONENT.fullmatch(str(item)) else item for item in items]
+        numbers = [as_number(item) if EXPONENT.fullmatch(str(item)) else item for item in as_list(value)]
         if not all(isinstance(item, (str, bool)) or is_number(item) for item in numbers):
             raise UserError(
                 f"{source} has {name} {brief(value)}; expected a number, text, true or false, or a list of these"
@@ -53,22 +57,14 @@ def read_arguments(text: str, source: str) -> dict[str, Any]:
     return arguments
 
 
-def arguments_of(cfg: CN, role: str) -> dict[str, Any]:
-    """The arguments of the network of `role`, STUDENT or TEACHER."""
-    return read_arguments(cfg.DISTILLER[f"{role}_ARGS"], f"DISTILLER.{role}_ARGS")
-
-
-def with_plain_arguments(cfg: CN, role: str) -> None:
-    """Give the arguments of `role` in `cfg` their one form.
+def plain_arguments(text: str, key: str, network: str) -> str:
+    """The arguments that DISTILLER.`key` has for `network`, or several, in the one form of all equal ones.
 
     Raises UserError for bad ones and for those without an effect.
     """
-    key = f"{role}_ARGS"
-    arguments = arguments_of(cfg, role)
-    cfg.DISTILLER[key] = as_text(arguments)
-    names = split(cfg.DISTILLER[role])
+    arguments, names = arguments_of(text, f"DISTILLER.{key}"), split(network)
     if not arguments:
-        return
+        return NO_ARGUMENTS
     if len(names) > 1:
         raise UserError(f"DISTILLER.{key} is for one teacher, and there are {len(names)}; leave it out")
     if not is_other(names[0]):
@@ -76,6 +72,41 @@ def with_plain_arguments(cfg: CN, role: str) -> None:
             f"DISTILLER.{key} has no effect on {names[0]}, which takes no arguments; leave it out, or name a network "
             "as torchvision:NAME, timm:NAME or path/net.py:make_net"
         )
+    return as_text(arguments)
+
+
+def arguments_in(meta: Mapping[str, Any], path: Path) -> str:
+    """The arguments of a network that the `meta` of the weights at `path` tells; a stranger's are not for large ones.
+
+    Raises UserError for those that no network of such weights has.
+    """
+    text = meta.get("arguments", NO_ARGUMENTS)
+    for name, value in arguments_of(text, f"the meta of {path}").items():
+        if any(is_number(each) and abs(each) > LARGEST_OF_STRANGERS for each in as_list(value)):
+            raise UserError(f"the meta of {path} is not used: {name} is {brief(value)}, above {LARGEST_OF_STRANGERS:,}")
+    return text
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+@contextlib.contextmanager
+def no_larger_than(numbers: int) -> Iterator[None]:
+    """Within it a network with more parameters, of all its tensors together, raises UserError while it is built."""
+    left = numbers
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise UserError(f"it has more than {numbers:,} parameters, and its weights have not")
+
+    hook = nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def label(name: str, arguments: str = NO_ARGUMENTS) -> str:
@@ -100,6 +131,12 @@ def label(name: str, arguments: str = NO_ARGUMENTS) -> str:
 def label_of(cfg: CN, role: str) -> str:
     """What the network, or the networks, of `role` are called; see `label`."""
     return label(cfg.DISTILLER[role], cfg.DISTILLER[f"{role}_ARGS"])
+
+
+def build_student(cfg: CN, models: str, num_classes: int) -> nn.Module:
+    """The network DISTILLER.STUDENT, new. models: the dataset of `build_model`."""
+    arguments = arguments_of(cfg.DISTILLER.STUDENT_ARGS, "DISTILLER.STUDENT_ARGS")
+    return build_model(models, cfg.DISTILLER.STUDENT, num_classes, arguments, cfg.DATASET.IMAGE_SIZE)
 
 
 def checksums_of(cfg: CN, role: str) -> str:

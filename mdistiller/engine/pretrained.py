@@ -1,6 +1,5 @@
-"""The weights that torchvision and timm have for their networks of ImageNet, kept as a file that tells what they are."""
+"""Weights of ImageNet that torchvision and timm have for their networks, as files that tell what they are."""
 
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from mdistiller.dataset import IMAGENET_WNIDS
 from mdistiller.errors import UserError
 from mdistiller.models.others import LIBRARIES, SIDE_KEYS, import_timm
 
-from .networks import PRETRAINED, as_arguments, label
+from .networks import PRETRAINED, arguments_of, label
 from .runs import make_folder
 from .sight import Sight
+from .values import dump
 from .weights import save_checkpoint
 
 PLAIN = (0.5, 0.5, 0.5)  # mean and deviation of what a network takes that itself turns it from ImageNet's
@@ -39,23 +39,22 @@ def fetch_of_library(name: str, text: str) -> Path:
         return path
     library, _, own = name.partition(":")
     try:
-        arguments = as_arguments(text)
+        arguments = arguments_of(text, f"the arguments of {name}")
         network, sight = (_of_torchvision if library == "torchvision" else _of_timm)(own, arguments)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # of the network, of a server, of a library of either
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        offline = isinstance(error, (OSError, HTTPException)) or "onnection" in reason
-        todo = "connect once, or " if offline else ""
         raise UserError(
-            f"the pretrained weights of {name} cannot be had from {library} ({reason}); {todo}name a file with "
-            "--teacher_weights"
+            f"the pretrained weights of {name} cannot be had from {library} ({reason}); connect once, or name a file "
+            "with --teacher_weights"
         ) from error
     meta = {
         "network": name,
         "arguments": text,
         "dataset": {"type": "imagenet", "classes": IMAGENET_WNIDS, "image_size": sight.image_size},
         "normalisation": {"mean": list(sight.mean), "std": list(sight.std)},
+        "config": dump({"DATASET": {"IMAGE_SIZE": sight.image_size, "MEAN": sight.mean, "STD": sight.std}}),
     }
     make_folder(path.parent)
     save_checkpoint({"model": network.state_dict(), "meta": meta}, path)
@@ -85,5 +84,6 @@ def _of_timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, Sight]:
             f"the pretrained weights of timm:{name} score {known.get('num_classes')} classes, not ImageNet's 1000; "
             "choose those of another tag (--list timm PATTERN), or name a file with --teacher_weights"
         )
-    side = arguments.get(SIDE_KEYS["timm"], known["input_size"][1])
+    side = arguments.get(SIDE_KEYS["timm"])
+    side = side if isinstance(side, int) else known["input_size"][1]
     return network, Sight(side, tuple(known["mean"]), tuple(known["std"]))

@@ -15,10 +15,11 @@ from mdistiller.dataset import fill_defaults
 from mdistiller.distillers import PLAIN_TRAINING
 from mdistiller.errors import UserError
 
+from . import bounds
 from . import cfg as config
 from .effects import check_effects
 from .index import Benchmark
-from .networks import PRETRAINED, SEPARATOR, label, split, with_plain_arguments
+from .networks import PRETRAINED, SEPARATOR, label, plain_arguments, split
 from .precision import fastest_settings
 from .runs import CONFIGS
 from .values import Layers, read_layers
@@ -95,9 +96,10 @@ def resolved(
     config.merge_pairs(cfg, choices.pairs, method.takes_new_sections, method.mentions)
     cfg.DISTILLER.update(chosen)
     cfg.DISTILLER.TEACHER = pick("teacher", cfg.DISTILLER.TEACHER, benchmark)
-    config.check(cfg, method)  # before what follows takes any path or number for good
+    bounds.check(cfg, method)  # before what follows takes any path or number for good
     for role in ("STUDENT", "TEACHER"):
-        with_plain_arguments(cfg, role)
+        key = f"{role}_ARGS"
+        cfg.DISTILLER[key] = plain_arguments(cfg.DISTILLER[key], key, cfg.DISTILLER[role])
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
     cfg.DISTILLER.TEACHER_WEIGHTS = with_plain_paths(cfg.DISTILLER.TEACHER_WEIGHTS, cfg.DISTILLER.TEACHER)
@@ -113,8 +115,8 @@ def with_plain_paths(weights: str, teachers: str) -> str:
         paths = [PRETRAINED] * len(names) if weights == PRETRAINED else split(weights)
         if len(paths) != len(names):
             raise UserError(
-                f"DISTILLER.TEACHER_WEIGHTS has {len(paths)} and there are {len(names)} teachers; name a file for each, "
-                f"with commas between, or {PRETRAINED}"
+                f"DISTILLER.TEACHER_WEIGHTS has {len(paths)} and there are {len(names)} teachers; name a file for "
+                f"each, with commas between, or {PRETRAINED}"
             )
     return SEPARATOR.join(path if path in ("", PRETRAINED) else os.path.realpath(path) for path in paths)
 

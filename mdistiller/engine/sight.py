@@ -1,6 +1,6 @@
 """A teacher sees images as it was trained on them: its normalisation, its resolution."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -48,7 +48,7 @@ class Seeing(nn.Module):
 
     def __init__(self, network: nn.Module, own: Sight, given: Sight):
         super().__init__()
-        self.network, self.side = network, own.image_size
+        self.network, self.own, self.given = network, own, given
         own_mean, own_std, mean, std = (
             torch.tensor(values, dtype=torch.float64).view(3, 1, 1)
             for values in (own.mean, own.std, given.mean, given.std)
@@ -62,7 +62,7 @@ class Seeing(nn.Module):
         if self.is_normalised:
             image = image * self.scale + self.shift
         if self.is_resized:
-            image = F.interpolate(image, (self.side, self.side), mode="bilinear", antialias=True)
+            image = F.interpolate(image, 2 * (self.own.image_size,), mode="bilinear", antialias=True)
         return self.network(image)
 
     def __getattr__(self, name: str) -> Any:
@@ -72,8 +72,3 @@ class Seeing(nn.Module):
             if name == "network":
                 raise
             return getattr(self.network, name)
-
-
-def seeing(network: nn.Module, own: Sight, given: Sequence[Any]) -> nn.Module:
-    """`network` for images by the sight `given`: itself where that is its `own`."""
-    return network if own == given else Seeing(network, own, Sight(*given))

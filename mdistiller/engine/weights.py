@@ -14,7 +14,7 @@ from mdistiller.errors import UserError
 from mdistiller.files import open_regular
 
 from .archive import check_file
-from .layouts import COUNTER, class_counts, classifier_names, find_state_dict, known_meta, wrong_shapes
+from .layouts import COUNTER, classifier_names, find_state_dict, is_alike, known_meta
 from .writing import atomic_write
 
 KNOWN_TYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -96,7 +96,7 @@ def weights_classes(state_dict: dict[str, Any], meta: dict[str, Any], network: n
     Known are those in `meta`; a file without, that scores 1000 classes, is taken for a published one of ImageNet.
     """
     scores = state_dict.get(classifier_names(network)[-1])
-    is_imagenets = scores is not None and scores.shape == (len(IMAGENET_WNIDS),)
+    is_imagenets = scores is not None and scores.shape[:1] == (len(IMAGENET_WNIDS),)
     return meta.get("dataset", {}).get("classes") or (IMAGENET_WNIDS if is_imagenets else None)
 
 
@@ -142,7 +142,7 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
     Raises UserError for the weights of another network, number of classes, or other classes.
     """
     state_dict, meta = read_weights(path, network)
-    expected, classifier = network.state_dict(), classifier_names(network)
+    expected = network.state_dict()
     for key, value in expected.items():
         if key.endswith(COUNTER) and f"{key.removesuffix(COUNTER)}running_mean" in state_dict:
             state_dict.setdefault(key, torch.zeros_like(value))
@@ -151,8 +151,7 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
         rows = rows_of(classes, known)
         if known is not None and rows is not None:
             check_scores(state_dict, known, network, path)
-            if class_counts(state_dict, expected, classifier) == (len(known), len(classes)):
-                state_dict |= {key: state_dict[key][rows] for key in wrong_shapes(state_dict, expected)}
+            state_dict |= {name: state_dict[name][rows] for name in classifier_names(network) if name in state_dict}
         elif known is not None and ("classes" in meta.get("dataset", {}) or len(known) == len(classes)):
             check_classes(known, classes, path)
             check_scores(state_dict, known, network, path)
@@ -164,10 +163,12 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
             f"weights {path} are not {name}'s: {len(missing)} entries missing, {len(surplus)} unknown ({example}); "
             "name the network that they belong to, or its own weights"
         )
-    wrong = wrong_shapes(state_dict, expected)
-    if counts := class_counts(state_dict, expected, classifier):
+    wrong = [key for key in expected if state_dict[key].shape != expected[key].shape]
+    classifier = classifier_names(network)
+    if wrong and set(wrong) <= set(classifier) and all(is_alike(state_dict[key], expected[key]) for key in classifier):
+        theirs, ours = len(state_dict[classifier[-1]]), len(expected[classifier[-1]])
         raise UserError(
-            f"weights {path} are for {counts[0]} classes, the data has {counts[1]}; name weights trained on this data"
+            f"weights {path} are for {theirs} classes, the data has {ours}; name weights trained on this data"
         )
     if wrong:
         shape, expected_shape = tuple(state_dict[wrong[0]].shape), tuple(expected[wrong[0]].shape)

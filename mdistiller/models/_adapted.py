@@ -64,7 +64,7 @@ class Contract:
     image_size: int
     patches: Grid | None
     stages: list[Stage]
-    classifier: nn.Linear
+    classifiers: list[nn.Linear]
     pooled: Tap
     final: Callable[[torch.Tensor], torch.Tensor] | None = None
 

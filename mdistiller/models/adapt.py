@@ -79,7 +79,9 @@ def contract_of(root: Call, name: str, num_classes: int, image: torch.Tensor) ->
         stages.append(stage_of(call, takes_given, tensor, calls, range(after + 1, place + (not takes_given)), patches))
         after = place
     pooled = Tap(classifier.module, classifier.number, takes_given=True)
-    contract = Contract(name, image.shape[2], patches, stages, cast(nn.Linear, classifier.module), pooled)
+    heads = [cast(nn.Linear, call.module) for call in classifiers]
+    heads.sort(key=lambda head: head is not classifier.module)
+    contract = Contract(name, image.shape[2], patches, stages, heads, pooled)
     _, _, last = maps[-1]
     grid = grid_of(last, patches)
     assert grid is not None

@@ -7,9 +7,9 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.checks import WEIGHT
 from mdistiller.distillers import DISTILLERS, Vanilla
+from mdistiller.engine.bounds import CHECKS
 from mdistiller.engine.cfg import (
     CFG,
-    CHECKS,
     SHARED_SECTIONS,
     changed,
     check,

@@ -1,33 +1,41 @@
-"""What the numbers, lists and choices in the shared sections of a config must be."""
+"""What the values of the config must be, for any run."""
 
 from itertools import pairwise
+
+from yacs.config import CfgNode as CN
 
 from mdistiller.checks import (
     COUNT,
     FRACTION,
     LARGEST,
     SEED,
+    TEXT,
     Check,
     above_zero,
     is_whole,
     list_of,
     number,
     one_of,
+    require_all,
     whole,
 )
 from mdistiller.dataset import AUGMENTATIONS
+from mdistiller.distillers import DISTILLERS, Distiller, check_settings
 
-from .optim import TRAINERS
+from .cfg import SHARED_SECTIONS, TEXT_KEYS
+from .optim import TRAINERS, check_solver
 from .precision import AMP_TYPES
 
 BATCH = whole(1, 65_536)
 SYNTHETIC_IMAGES = whole(1, 200_000)
 SIDE = Check(
-    lambda value: is_whole(value) and (value == 0 or 8 <= value <= 1024), "a whole number from 8 to 1,024 pixels, or 0"
+    lambda side: is_whole(side) and (side == 0 or 8 <= side <= 1024), "a whole number from 8 to 1,024 pixels, or 0"
 )
 STAGES = list_of(COUNT, "[150,180,210]", range(101))
 
-RANGES = {
+# What the values of the shared sections must be, but for yes or no; a method's class says it of its own.
+CHECKS = {
+    **{key: TEXT for key in sorted(TEXT_KEYS) if key.split(".")[0] in SHARED_SECTIONS},
     "EXPERIMENT.SEED": SEED,
     **dict.fromkeys(("DATASET.IMAGE_SIZE", "DISTILLER.TEACHER_IMAGE_SIZE"), SIDE),
     **dict.fromkeys(("DATASET.MEAN", "DISTILLER.TEACHER_MEAN"), list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3))),
@@ -61,3 +69,11 @@ RANGES = {
     "LOG.TENSORBOARD_FREQ": COUNT,
     "LOG.SAVE_CHECKPOINT_FREQ": COUNT,
 }
+
+
+def check(cfg: CN, method: type[Distiller]) -> None:
+    """Raise UserError for values that no run can use."""
+    require_all(CHECKS, cfg)
+    for known in {other.section(): other for other in (*DISTILLERS.values(), method)}.values():
+        check_settings(known, cfg)
+    check_solver(cfg.SOLVER)
