@@ -15,7 +15,6 @@ from mdistiller import models
 from mdistiller.dataset import DATASETS
 from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
-from mdistiller.models.others import is_file
 
 from .demo import run_demo
 from .describe import print_commands
@@ -160,14 +159,14 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="the file's network; alone: pretrained, on ImageNet, or all weights of path/net.py:NAME",
+        help="the file's network; alone: pretrained, on ImageNet",
     )
     parser.add_argument("--per_class", action="store_true", help="of one file: each class, and the worst confusions")
     parser.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
     flags = parser.parse(arguments)
     if Launch().share.size > 1:
         raise UserError("evaluation takes one process; type python, not torchrun")
-    evaluator = Evaluator(flags.model, flags.pairs, select_device(flags.device))
+    evaluator = Evaluator(flags.model, flags.pairs, select_device(flags.device), project)
     files = files_to_evaluate(project, flags, evaluator)
     if flags.per_class and len(files) > 1:
         raise UserError(f"--per_class takes one file and there are {len(files)}; name one with --checkpoint")
@@ -199,8 +198,7 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
 
 def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evaluator) -> list[WeightFile]:
     """The one file that `flags` name, else all below `project` that they ask for. Raises UserError for none."""
-    of_file = not flags.checkpoint and flags.model and is_file(flags.model)  # whose code may run then
-    if (flags.checkpoint or flags.model) and not of_file:
+    if flags.checkpoint or flags.model:
         if flags.all:
             raise UserError("--all has no effect on one file; leave it out")
         path = Path(flags.checkpoint) if flags.checkpoint else pretrained_network(flags.model, flags.dataset)
@@ -212,9 +210,6 @@ def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evalu
             )
         return [file]
     files = find_weights(project, flags.dataset, flags.all)
-    if of_file:
-        network = models.canonical_name("cifar100", flags.model)
-        files = [file for file in files if file.meta.get("network") == network]
     found = len(files)
     if flags.dataset and (left_out := found - len(files := evaluator.of_same_data(files))):
         tell(f"{count(left_out, 'file')} of other images left out")

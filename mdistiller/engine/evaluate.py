@@ -121,11 +121,11 @@ def name_in_file(path: Path, models: str) -> str | None:
 class Evaluator:
     """Evaluates weight files on the test images that their `meta` names, overridden by `pairs`; reads these once.
 
-    network: the name of the files' network, for files that do not tell.
+    network: the name of the files' network, for files that do not tell. project: whose runs' own network files may run.
     """
 
-    def __init__(self, network: str | None, pairs: list[str], device: torch.device):
-        self.network, self.pairs, self.device = network, pairs, device
+    def __init__(self, network: str | None, pairs: list[str], device: torch.device, project: Path | None = None):
+        self.network, self.pairs, self.device, self.project = network, pairs, device, project
         self.plain = find_method(PLAIN_TRAINING)
         config.merge_pairs(config.config_for(self.plain), pairs)
         check_evaluation(pairs[::2])
@@ -178,6 +178,14 @@ class Evaluator:
             return list(files)
         return [file for file in files if not self._is_of_other_data(file)]
 
+    def _is_own(self, file: WeightFile, network: str) -> bool:
+        """Whether a run of the project, by the config that it wrote there, trained the `network` that `file` names."""
+        if self.project is None or not file.path.resolve().is_relative_to(self.project.resolve()):
+            return False
+        saved = saved_config(file.path, file.meta.get("run", ""))
+        own = read_yaml(saved).get("DISTILLER", {}) if saved else {}
+        return isinstance(own, dict) and own.get("STUDENT") == network
+
     def _is_of_other_data(self, file):
         try:
             return self.is_changed(file, self.config_of(file))
@@ -201,7 +209,7 @@ class Evaluator:
             read_meta(path)  # which says why, where nothing can be read
             names = ", ".join(model_names(models))
             raise UserError(f"{path} does not tell its network; add --model with one of {names}")
-        if is_file(name) and self.network is None:
+        if is_file(name) and self.network is None and not self._is_own(file, name):
             raise UserError(
                 f"{path} is of a network in a file, {name}, which is run where you name it: add --model {name}"
             )

@@ -27,9 +27,7 @@ def print_names(words: Sequence[str], columns: Mapping[str, Any], benchmark: Ben
     if words:
         library, *pattern = words
         if library not in LIBRARIES or len(pattern) > 1:
-            raise UserError(
-                f"--list {' '.join(words)}: expected --list, or one of {', '.join(LIBRARIES)} and a pattern"
-            )
+            raise UserError(f"--list takes nothing, or {' or '.join(LIBRARIES)} and a pattern, not {' '.join(words)}")
         found = names_of(library, *pattern)
         print("\n".join(f"{library}:{name}" for name in found) or f"{library} has no network with {pattern[0]!r}")
         return
