@@ -46,16 +46,23 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
     name, models = cfg.DISTILLER.TEACHER, benchmark.models_for(cfg.DATASET.TYPE)
     if cfg.DISTILLER.TEACHER_WEIGHTS not in ("", PRETRAINED):
         return Path(cfg.DISTILLER.TEACHER_WEIGHTS), []
-    if cfg.DISTILLER.TEACHER_WEIGHTS == PRETRAINED:
-        return pretrained_teacher(name, cfg.DISTILLER.TEACHER_ARGS, benchmark.models), []
     classes = dataset["classes"]
+    is_imagenet = {*classes} <= {*IMAGENET_WNIDS}
+    if cfg.DISTILLER.TEACHER_WEIGHTS == PRETRAINED:
+        if not is_imagenet:
+            raise UserError(
+                f"the pretrained weights of {name} score classes of ImageNet, and the data has others, such as "
+                f"{next(each for each in classes if each not in IMAGENET_WNIDS)!r}; train it by train.py, or name "
+                "weights for this data"
+            )
+        return pretrained_teacher(name, cfg.DISTILLER.TEACHER_ARGS, benchmark.models), []
     candidates = [candidate_at(path) for path in baseline_weights(utils, label_of(cfg, "TEACHER"))]
     arguments = cfg.DISTILLER.TEACHER_ARGS
     fitting = [each for each in candidates if each.is_of(name, models, arguments) and each.scores(classes)]
     same = [each for each in fitting if is_same_data(each.dataset, dataset)]
     others = [each for each in fitting if each not in same]
-    is_imagenet = benchmark.models == "imagenet" and {*classes} <= {*IMAGENET_WNIDS}
-    published = published_file(name, arguments, benchmark.models) if is_imagenet else None
+    takes_published = is_imagenet and benchmark.models == "imagenet"
+    published = published_file(name, arguments, benchmark.models) if takes_published else None
     if same:
         passed_over = [published] if published and published.is_file() else []
         return best_of(same).path, passing_over(others) + [told_of(path) for path in passed_over]

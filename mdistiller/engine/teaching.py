@@ -86,7 +86,7 @@ def load_teacher(cfg: CN, path: Path, models: str, data: Data) -> tuple[nn.Modul
     load_weights(network, path, name, data.classes)
     if own == given:
         return network, meta, []
-    return Seeing(network, own, given), meta, [f"The teacher {label(name, text)} sees images as it was trained: {own}"]
+    return Seeing(network, own, given), meta, [f"The teacher {label(name, text)} sees images of {own}"]
 
 
 def folded(teacher: nn.Module) -> nn.Module:
