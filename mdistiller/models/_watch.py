@@ -14,13 +14,14 @@ PREFIX_TOKENS = 8  # that stand for no patch, at most
 
 @dataclass(eq=False)
 class Call:
-    """A call of a module, and those that it made itself. given, returned: the first tensors; version: of `returned`,
-    then. number: of the module's calls, from 0."""
+    """A call of a module, and those that it made itself. given, returned: the first tensors; copy, version: of the
+    latter, then. number: of the module's calls, from 0."""
 
     module: nn.Module
     given: Any
     number: int
     returned: Any = None
+    copy: Any = None
     version: int = 0
     calls: list["Call"] = field(default_factory=list)
 
@@ -67,7 +68,8 @@ def watch(network: nn.Module, image: torch.Tensor) -> tuple[Call, Any]:
     def after(module: nn.Module, arguments: tuple[Any, ...], returned: Any) -> None:
         call = open_calls.pop()
         call.returned = first_tensor(returned)
-        call.version = call.returned._version if isinstance(call.returned, torch.Tensor) else 0
+        if isinstance(call.returned, torch.Tensor):
+            call.copy, call.version = call.returned.clone(), call.returned._version
 
     training = {module: module.training for module in network.modules()}
     with contextlib.ExitStack() as stack:

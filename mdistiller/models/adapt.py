@@ -82,7 +82,9 @@ def contract_of(root: Call, name: str, num_classes: int, image: torch.Tensor) ->
     heads = [cast(nn.Linear, call.module) for call in classifiers]
     heads.sort(key=lambda head: head is not classifier.module)
     contract = Contract(name, image.shape[2], patches, stages, heads, pooled)
-    _, _, last = maps[-1]
+    call, takes_given, last = maps[-1]
+    if not takes_given and call.is_changed:
+        last = call.copy
     grid = grid_of(last, patches)
     assert grid is not None
     final = as_map(last, grid, stages[-1].is_last)
