@@ -215,12 +215,12 @@ class Evaluator:
             )
         name, theirs = canonical_name(models, name), meta.get("network", "")
         is_own = name == theirs or (is_file(name) and is_file(theirs))  # which may have been moved
-        arguments = arguments_in(meta, path) if is_own else NO_ARGUMENTS
+        arguments = arguments_in(meta, path, name) if is_own else NO_ARGUMENTS
         if "DISTILLER.STUDENT_ARGS" in self.pairs[::2]:
             arguments = plain_arguments(cfg.DISTILLER.STUDENT_ARGS, "STUDENT_ARGS", name)
 
         def build(classes: int) -> nn.Module:
-            given = arguments_of(arguments, f"the meta of {path}")
+            given = arguments_of(arguments, f"the meta of {path}", name)
             with no_larger_than(path.stat().st_size + ROOM) if is_other(name) else contextlib.nullcontext():
                 return build_model(models, name, classes, given, cfg.DATASET.IMAGE_SIZE)
 

@@ -24,8 +24,9 @@ PRETRAINED = "pretrained"  # in the place of a file of weights: those of the net
 LONGEST_ARGUMENTS = 400  # characters, which fit what a weight file may tell
 LARGEST_OF_STRANGERS = 4096  # number in the arguments that a weight file tells
 NO_ARGUMENTS = CFG.DISTILLER.STUDENT_ARGS
-# Arguments of the libraries that the run decides, or that would read other weights than those it names.
-DECIDED = {"num_classes", "pretrained", "weights", "weights_backbone", "checkpoint_path", "cache_dir", "features_only"}
+# Arguments of the libraries that the run decides, as it does `num_classes`, or that would read weights that it does not
+# name.
+DECIDED = {"pretrained", "weights", "weights_backbone", "checkpoint_path", "cache_dir", "features_only"}
 DECIDED_PREFIX = "pretrained_"
 EXPONENT = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)  # which YAML takes for text
 
@@ -35,8 +36,8 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in text.split(SEPARATOR)]
 
 
-def arguments_of(text: str, source: str) -> dict[str, Any]:
-    """A network's arguments from a YAML mapping. Raises UserError, naming `source`, for what cannot be one."""
+def arguments_of(text: str, source: str, network: str) -> dict[str, Any]:
+    """The arguments of `network` from a YAML mapping. Raises UserError, naming `source`, for what cannot be one."""
     if len(text) > LONGEST_ARGUMENTS:
         raise UserError(f"{source} has {len(text)} characters; expected at most {LONGEST_ARGUMENTS}")
     values = load(text, source)
@@ -46,7 +47,8 @@ def arguments_of(text: str, source: str) -> dict[str, Any]:
     for name, value in values.items():
         if not name.isidentifier():
             raise UserError(f"{source} has the name {brief(name)!r}; expected names of arguments, such as img_size")
-        if name in DECIDED or name.startswith(DECIDED_PREFIX):
+        is_decided = not is_file(network) and (name in DECIDED or name.startswith(DECIDED_PREFIX))
+        if is_decided or name == "num_classes":
             raise UserError(f"{source} has {name}, which the data and --teacher_weights decide; leave it out")
         numbers = [as_number(item) if EXPONENT.fullmatch(str(item)) else item for item in as_list(value)]
         if not all(isinstance(item, (str, bool)) or is_number(item) for item in numbers):
@@ -62,7 +64,8 @@ def plain_arguments(text: str, key: str, network: str) -> str:
 
     Raises UserError for bad ones and for those without an effect.
     """
-    arguments, names = arguments_of(text, f"DISTILLER.{key}"), split(network)
+    names = split(network)
+    arguments = arguments_of(text, f"DISTILLER.{key}", names[0])
     if not arguments:
         return NO_ARGUMENTS
     if len(names) > 1:
@@ -75,13 +78,13 @@ def plain_arguments(text: str, key: str, network: str) -> str:
     return as_text(arguments)
 
 
-def arguments_in(meta: Mapping[str, Any], path: Path) -> str:
-    """The arguments of a network that the `meta` of the weights at `path` tells; a stranger's are not for large ones.
+def arguments_in(meta: Mapping[str, Any], path: Path, network: str) -> str:
+    """The arguments of `network` that the `meta` of the weights at `path` tells.
 
-    Raises UserError for those that no network of such weights has.
+    Raises UserError for those that no network of such weights has, as a stranger may have written them.
     """
     text = meta.get("arguments", NO_ARGUMENTS)
-    for name, value in arguments_of(text, f"the meta of {path}").items():
+    for name, value in arguments_of(text, f"the meta of {path}", network).items():
         if any(is_number(each) and abs(each) > LARGEST_OF_STRANGERS for each in as_list(value)):
             raise UserError(f"the meta of {path} is not used: {name} is {brief(value)}, above {LARGEST_OF_STRANGERS:,}")
     return text
@@ -135,8 +138,9 @@ def label_of(cfg: CN, role: str) -> str:
 
 def build_student(cfg: CN, models: str, num_classes: int) -> nn.Module:
     """The network DISTILLER.STUDENT, new. models: the dataset of `build_model`."""
-    arguments = arguments_of(cfg.DISTILLER.STUDENT_ARGS, "DISTILLER.STUDENT_ARGS")
-    return build_model(models, cfg.DISTILLER.STUDENT, num_classes, arguments, cfg.DATASET.IMAGE_SIZE)
+    name = cfg.DISTILLER.STUDENT
+    arguments = arguments_of(cfg.DISTILLER.STUDENT_ARGS, "DISTILLER.STUDENT_ARGS", name)
+    return build_model(models, name, num_classes, arguments, cfg.DATASET.IMAGE_SIZE)
 
 
 def checksums_of(cfg: CN, role: str) -> str:

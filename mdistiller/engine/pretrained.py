@@ -39,7 +39,7 @@ def fetch_of_library(name: str, text: str) -> Path:
         return path
     library, _, own = name.partition(":")
     try:
-        arguments = arguments_of(text, f"the arguments of {name}")
+        arguments = arguments_of(text, f"the arguments of {name}", name)
         network, sight = (_of_torchvision if library == "torchvision" else _of_timm)(own, arguments)
     except UserError:
         raise

@@ -82,7 +82,8 @@ def load_teacher(cfg: CN, path: Path, models: str, data: Data) -> tuple[nn.Modul
         tuple(cfg.DISTILLER.TEACHER_MEAN) or own.mean,
         tuple(cfg.DISTILLER.TEACHER_STD) or own.std,
     )
-    network = build_model(models, name, data.num_classes, arguments_of(text, "DISTILLER.TEACHER_ARGS"), own.image_size)
+    arguments = arguments_of(text, "DISTILLER.TEACHER_ARGS", name)
+    network = build_model(models, name, data.num_classes, arguments, own.image_size)
     load_weights(network, path, name, data.classes)
     if own == given:
         return network, meta, []

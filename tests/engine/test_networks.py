@@ -132,10 +132,7 @@ def test_a_network_of_others_learns_a_batch_by_heart(file, name, arguments, imag
         ("{a: null}", ["a None"]),
         ("{a: .inf}", ["a inf"]),
         ("{a b: 1}", ["'a b'"]),
-        ("{pretrained: true}", ["pretrained", "leave it out"]),
         ("{num_classes: 3}", ["num_classes", "leave it out"]),
-        ("{checkpoint_path: w.pth}", ["checkpoint_path", "leave it out"]),
-        ("{pretrained_cfg: 'hf-hub:someone/net'}", ["pretrained_cfg", "leave it out"]),
         (f"{{a: {'x' * 500}}}", ["at most 400"]),
     ],
 )
@@ -144,9 +141,17 @@ def test_arguments_that_cannot_be_are_one_line(script, file, text, parts):
     assert list(script.utils.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "text", ["{pretrained: true}", "{checkpoint_path: w.pth}", "{pretrained_cfg: 'hf-hub:someone/net'}", "{weights: a}"]
+)
+def test_arguments_that_would_read_weights_are_one_line(script, text):
+    name = text.strip("{}").partition(":")[0]
+    train(script, "torchvision:resnet18", "DISTILLER.STUDENT_ARGS", text).fails_with(name, "leave it out")
+
+
 def test_arguments_are_numbers_text_and_lists_of_them():
     text = "{a: 1e-3, b: '010', c: [1, 2.5], d: true, e: relu}"
-    assert arguments_of(text, "K") == {"a": 0.001, "b": "010", "c": [1, 2.5], "d": True, "e": "relu"}
+    assert arguments_of(text, "K", "timm:resnet18") == {"a": 0.001, "b": "010", "c": [1, 2.5], "d": True, "e": "relu"}
 
 
 def test_arguments_written_as_a_mapping_in_a_config_are_taken(script, file, tmp_path):
