@@ -42,7 +42,9 @@ def arguments_of(text: str, source: str, network: str) -> dict[str, Any]:
         raise UserError(f"{source} has {len(text)} characters; expected at most {LONGEST_ARGUMENTS}")
     values = load(text, source)
     if not isinstance(values, dict):
-        raise UserError(f'{source} is {brief(text)}; expected a YAML mapping such as "{{img_size: 32, depth: 2}}"')
+        raise UserError(
+            f'{source} is {brief(repr(text))}; expected a YAML mapping such as "{{img_size: 32, depth: 2}}"'
+        )
     arguments = {}
     for name, value in values.items():
         if not name.isidentifier():
