@@ -12,12 +12,14 @@ import torch
 from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.errors import UserError
 from mdistiller.folder_modules import described, line_of
+from mdistiller.models.others import is_other
 
 from .describe import script_of, starter
 from .distributed import LOST, explain_lost
 from .launch import last_word
 from .lines import command
 from .metrics import NotFinite
+from .networks import label, split
 from .signals import Stopped
 from .writing import why
 
@@ -110,13 +112,28 @@ def explain_training(error: Exception, trainer: Any) -> UserError | None:
         what = str(error)
     elif isinstance(error, torch.linalg.LinAlgError):  # of weights that are no longer finite, more likely than not
         what = first_term_not_finite(trainer) or f"a matrix of {type(trainer.distiller).__name__}"
-    elif isinstance(trainer.distiller, ForeignDistiller) and (line_of(error) or not isinstance(error, OSError)):
-        # raised in the file, or later by the tensors that it made
-        return UserError(f"{type(trainer.distiller).__name__} fails in epoch {trainer.epoch}: {described(error)}")
+    elif (strangers := strangers_of(trainer)) and (line_of(error) or not isinstance(error, OSError)):
+        # raised in a file, or later by the tensors that it made
+        return UserError(f"{' or '.join(strangers)} fails in epoch {trainer.epoch}: {described(error)}")
     else:
         return None
     stopped = f"{what} is not finite in epoch {trainer.epoch}, training stopped"
     return UserError(f"{stopped}; {kept(trainer)}; try a lower SOLVER.LR")
+
+
+def explain_file(error: BaseException) -> UserError | None:
+    """The UserError for what a user's file of a network or method raises, wherever it is called."""
+    if not isinstance(error, Exception) or not line_of(error):
+        return None
+    return UserError(f"a file of a network or method fails: {described(error)}")
+
+
+def strangers_of(trainer: Any) -> list[str]:
+    """What in the run is not of this package, by name: the method of a file, networks of others."""
+    method, chosen = type(trainer.distiller), trainer.cfg.DISTILLER
+    named = [method.__name__] if issubclass(method, ForeignDistiller) else []
+    networks = [chosen.STUDENT, *(split(chosen.TEACHER) if trainer.distiller.teacher is not None else [])]
+    return [*named, *dict.fromkeys(label(name) for name in networks if is_other(name))]
 
 
 def kept(trainer: Any) -> str:

@@ -103,7 +103,8 @@ def no_larger_than(numbers: int) -> Iterator[None]:
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal left
-        left -= 0 if parameter is None else parameter.numel()
+        if parameter is not None and not nn.parameter.is_lazy(parameter):
+            left -= parameter.numel()
         if left < 0:
             raise UserError(f"it has more than {numbers:,} parameters, and its weights have not")
 

@@ -23,6 +23,23 @@ def make_net(num_classes, width=8):
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, num_classes),
     )
 """
+# A network whose `check` of its images is appended.
+FAILING = """
+from torch import nn
+
+
+class make_net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.last = nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        self.check(x)
+        return self.last(self.body(x))
+
+    def check(self, x):
+        """
 VIT, VIT_ARGUMENTS = "timm:vit_tiny_patch16_224", "{depth: 2, embed_dim: 64, num_heads: 4, patch_size: 8}"
 TEST_IMAGES = "DATASET.SYNTHETIC.TEST_IMAGES", "36"
 
@@ -230,6 +247,26 @@ def test_a_network_file_that_has_changed_is_a_warning(script, file, tmp_path):
     again = type(script)(tmp_path / "again")
     assert again(training_main, "--cfg", saved).status == 0, again.err
     assert "the student's network file has changed" in " ".join(again.out.split()).replace(" - ", " ")
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ("def make_net(num_classes):\n    raise ValueError('no luck')", ["cannot be built", "no luck", "net.py, line"]),
+        ("def make_net(num_classes):\n    raise SystemExit(3)", ["cannot be built", "SystemExit"]),
+        ("raise SystemExit(3)", ["does not import", "SystemExit"]),
+        ("def other(num_classes):\n    return None", ["no class or function 'make_net'", "other"]),
+        ("def make_net(num_classes):\n    return 'net'", ["makes str", "torch.nn.Module"]),
+        (f"{FAILING}if self.training:\n            raise ValueError('no luck')", ["fails in epoch 1", "no luck"]),
+        (
+            f"{FAILING}if len(x) > 1 and not self.training:\n            raise ValueError('no luck')",
+            ["no luck", "line"],
+        ),
+    ],
+)
+def test_a_network_file_that_fails_is_one_line(script, file, tmp_path, body, parts):
+    (tmp_path / "net.py").write_text(body)
+    train(script, file).fails_with(*parts)
 
 
 class TestSafety:
