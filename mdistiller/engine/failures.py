@@ -12,14 +12,13 @@ import torch
 from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.errors import UserError
 from mdistiller.folder_modules import described, line_of
-from mdistiller.models.others import is_other
 
 from .describe import script_of, starter
 from .distributed import LOST, explain_lost
 from .launch import last_word
 from .lines import command
 from .metrics import NotFinite
-from .networks import label, split
+from .networks import label
 from .signals import Stopped
 from .writing import why
 
@@ -130,10 +129,10 @@ def explain_file(error: BaseException) -> UserError | None:
 
 def strangers_of(trainer: Any) -> list[str]:
     """What in the run is not of this package, by name: the method of a file, networks of others."""
-    method, chosen = type(trainer.distiller), trainer.cfg.DISTILLER
-    named = [method.__name__] if issubclass(method, ForeignDistiller) else []
-    networks = [chosen.STUDENT, *(split(chosen.TEACHER) if trainer.distiller.teacher is not None else [])]
-    return [*named, *dict.fromkeys(label(name) for name in networks if is_other(name))]
+    method = type(trainer.distiller)
+    contracts = [getattr(module, "contract", None) for module in trainer.distiller.modules()]
+    networks = [label(contract.name) for contract in contracts if contract]
+    return [*([method.__name__] if issubclass(method, ForeignDistiller) else []), *dict.fromkeys(networks)]
 
 
 def kept(trainer: Any) -> str:
