@@ -146,6 +146,13 @@ def build_student(cfg: CN, models: str, num_classes: int) -> nn.Module:
     return build_model(models, name, num_classes, arguments, cfg.DATASET.IMAGE_SIZE)
 
 
+def arguments_told(cfg: CN, needs_teacher: bool) -> list[str]:
+    """What a log tells of the networks' arguments."""
+    roles = ["TEACHER", "STUDENT"] if needs_teacher else ["STUDENT"]
+    given = {role: cfg.DISTILLER[f"{role}_ARGS"] for role in roles}
+    return [f"Arguments of the {role.lower()}: {text}" for role, text in given.items() if text != NO_ARGUMENTS]
+
+
 def checksums_of(cfg: CN, role: str) -> str:
     """Checksums of the users' files that the networks of `role` come from; empty for those of libraries and ours."""
     return SEPARATOR.join(checksum_of(name) for name in split(cfg.DISTILLER[role]) if is_file(name))

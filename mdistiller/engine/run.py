@@ -21,7 +21,7 @@ from .identity import with_variant
 from .index import Benchmark
 from .launch import Launch
 from .metrics import Result
-from .networks import build_student, checksums_of, label_of
+from .networks import arguments_told, build_student, checksums_of, label_of
 from .owner import owned
 from .precision import compile_networks, keep_freed_memory
 from .provenance import describe_data, describe_versions
@@ -169,6 +169,7 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
     if cfg.LOG.WANDB:
         import_wandb()
     notes, teacher_top1 = [data.note] if data.note else [], None
+    notes += arguments_told(cfg, needs_teacher)
     splits = ["train", "test", *(["val"] if "val" in data.fingerprints else [])]
     found = {
         "DATASET.FINGERPRINT": ("images", "-".join(data.fingerprints[split] for split in splits)),

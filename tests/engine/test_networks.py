@@ -177,6 +177,13 @@ def test_arguments_written_as_a_mapping_in_a_config_are_taken(script, file, tmp_
     assert yaml.safe_load(out)["DISTILLER"]["STUDENT_ARGS"] == "{width: 4}"
 
 
+def test_arguments_are_told_in_the_log_and_in_the_weights(script, file):
+    train(script, file, "DISTILLER.STUDENT_ARGS", "{width: 4}", "SOLVER.EPOCHS", "1")
+    assert "Arguments of the student: {width: 4}" in script.out
+    meta = torch.load(best_of(script), weights_only=True)["meta"]
+    assert (meta["network"], meta["arguments"], meta["dataset"]["image_size"]) == (file, "{width: 4}", 32)
+
+
 def test_arguments_for_one_of_our_networks_have_no_effect(script):
     train(script, "resnet8", "DISTILLER.STUDENT_ARGS", "{width: 4}").fails_with("no effect on resnet8", "torchvision:")
 
