@@ -23,8 +23,8 @@ from mdistiller.dataset import AUGMENTATIONS
 from mdistiller.distillers import DISTILLERS, Distiller, check_settings
 
 from .cfg import SHARED_SECTIONS, TEXT_KEYS
-from .optim import TRAINERS, check_solver
 from .precision import AMP_TYPES
+from .solver import OPTIMIZERS, SCHEDULERS, TRAINERS, check_solver
 
 BATCH = whole(1, 65_536)
 SYNTHETIC_IMAGES = whole(1, 200_000)
@@ -59,7 +59,16 @@ CHECKS = {
     "SOLVER.LR_DECAY_RATE": above_zero(1),
     "SOLVER.WEIGHT_DECAY": number(0, 10),
     "SOLVER.MOMENTUM": FRACTION,
-    "SOLVER.TYPE": one_of("SGD"),
+    "SOLVER.TYPE": one_of(*OPTIMIZERS),
+    "SOLVER.SCHEDULER": one_of(*SCHEDULERS),
+    "SOLVER.WARMUP_EPOCHS": whole(0, 10**6),
+    "SOLVER.ACCUMULATE": whole(1, 10**4),
+    "SOLVER.EMA": FRACTION,
+    "SOLVER.LABEL_SMOOTHING": FRACTION,
+    "DISTILLER.FREEZE": Check(
+        lambda names: len(names) <= 1000 and all(isinstance(name, str) and 0 < len(name) <= 200 for name in names),
+        "a list of beginnings of names such as [conv1,layer1]",
+    ),
     "SOLVER.CLIP_GRAD": number(0, LARGEST),
     "SOLVER.SKIP_NONFINITE": whole(0, 1000),
     "SOLVER.AMP": one_of(*AMP_TYPES),

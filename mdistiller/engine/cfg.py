@@ -52,15 +52,18 @@ CFG.DISTILLER.STUDENT = "resnet32"
 CFG.DISTILLER.TEACHER_ARGS = "{}"  # of a network of others: a YAML mapping, such as "{img_size: 32}"
 CFG.DISTILLER.STUDENT_ARGS = "{}"
 CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places; pretrained: those of the network's library
+CFG.DISTILLER.STUDENT_WEIGHTS = ""  # to begin with, in place of random ones
+CFG.DISTILLER.FREEZE = []  # beginnings of names of the student's weights that stay as they are
 # Of the images that the teacher was trained on; empty and 0: as its weights say, else as DATASET
 CFG.DISTILLER.TEACHER_MEAN = ()
 CFG.DISTILLER.TEACHER_STD = ()
 CFG.DISTILLER.TEACHER_IMAGE_SIZE = 0
-# Checksums, in a saved config: of users' own files of the method and the networks, and of the teacher's weights
+# Checksums, in a saved config: of users' own files of the method and the networks, and of the networks' weights
 CFG.DISTILLER.TYPE_SHA256 = ""
 CFG.DISTILLER.STUDENT_FILE_SHA256 = ""
 CFG.DISTILLER.TEACHER_FILE_SHA256 = ""
 CFG.DISTILLER.TEACHER_SHA256 = ""
+CFG.DISTILLER.STUDENT_SHA256 = ""
 CFG.DISTILLER.LOGIT_STANDARDIZATION = False  # of the logits that a logit-based method compares
 
 CFG.SOLVER = CN()
@@ -72,7 +75,12 @@ CFG.SOLVER.LR_DECAY_STAGES = [150, 180, 210]
 CFG.SOLVER.LR_DECAY_RATE = 0.1
 CFG.SOLVER.WEIGHT_DECAY = 0.0001
 CFG.SOLVER.MOMENTUM = 0.9
-CFG.SOLVER.TYPE = "SGD"
+CFG.SOLVER.TYPE = "SGD"  # SGD | AdamW
+CFG.SOLVER.SCHEDULER = "step"  # step | cosine, to 0 at the end
+CFG.SOLVER.WARMUP_EPOCHS = 0  # in which the learning rate rises linearly
+CFG.SOLVER.ACCUMULATE = 1  # batches of an optimiser's step
+CFG.SOLVER.EMA = 0.0  # decay of the weights' moving average, which is evaluated and saved; 0: none
+CFG.SOLVER.LABEL_SMOOTHING = 0.0  # of the cross-entropy on the labels
 CFG.SOLVER.NESTEROV = False  # momentum by Nesterov
 CFG.SOLVER.NO_DECAY_NORMS = False  # no weight decay on norms and biases: parameters of at most one dimension
 CFG.SOLVER.CLIP_GRAD = 0.0  # largest norm of the gradient of all parameters; 0: any

@@ -34,11 +34,11 @@ class Checkpointer:
         if place == self.place:
             return
         trainer.meter.check()
-        if not trainer.processes.is_first:
-            self.place = place
+        if not trainer.processes.is_first:  # which knows of the epochs that the first saves
+            self.place = place if trainer.steps == 0 else self.place
             return
         content = {
-            "model": trainer.distiller.student.state_dict(),
+            "model": trainer.student.state_dict(),
             "meta": trainer.about(),
             "training": trainer.state_dict(),
         }

@@ -103,6 +103,8 @@ def resolved(
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
     cfg.DISTILLER.TEACHER_WEIGHTS = with_plain_paths(cfg.DISTILLER.TEACHER_WEIGHTS, cfg.DISTILLER.TEACHER)
+    if cfg.DISTILLER.STUDENT_WEIGHTS:
+        cfg.DISTILLER.STUDENT_WEIGHTS = os.path.realpath(cfg.DISTILLER.STUDENT_WEIGHTS)
     check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)
     cfg.freeze()
     return cfg

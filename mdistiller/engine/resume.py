@@ -32,6 +32,7 @@ FREE = {
     "DATASET.NUM_WORKERS",
     "DISTILLER.TEACHER_WEIGHTS",
     *FILES,
+    "DISTILLER.STUDENT_WEIGHTS",
     "EXPERIMENT.PROJECT",
     "EXPERIMENT.VERSIONS",
 }
@@ -39,6 +40,7 @@ FOUND = (  # by a run, where not given
     "DISTILLER.TEACHER_WEIGHTS",
     "DISTILLER.TEACHER_SHA256",
     *FILES,
+    "DISTILLER.STUDENT_SHA256",
     "DATASET.FINGERPRINT",
 )
 STAGES = "SOLVER.LR_DECAY_STAGES"
@@ -163,6 +165,8 @@ def differences(then: CN, now: CN, finished: int) -> list[str]:
     if all(passed(values[STAGES], finished) == passed(before[STAGES], finished) for values in (before, after)):
         before[STAGES] = after[STAGES]
     told = []
+    if now.SOLVER.SCHEDULER == "cosine" and finished and now.SOLVER.EPOCHS != then.SOLVER.EPOCHS:
+        told.append(f"SOLVER.EPOCHS {now.SOLVER.EPOCHS}, was {then.SOLVER.EPOCHS}, over which the learning rate falls")
     for key in dict.fromkeys((*before, *after)):
         old, new = before.get(key, ""), after.get(key, "")
         if key not in FREE and not key.startswith("LOG.") and old != new:

@@ -4,12 +4,13 @@ import contextlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from mdistiller.dataset import BatchSource, Data, build_data
+from mdistiller.dataset import BatchSource, Data, ImageSet, build_data
 from mdistiller.distillers import Distiller, build_distiller, find_method
 from mdistiller.errors import UserError
 
@@ -17,6 +18,7 @@ from .cfg import changed, used_sections
 from .describe import describe_code, describe_run, hint_of_devices, hints
 from .distributed import ONE, Processes
 from .failures import explained
+from .freezing import freeze
 from .identity import with_variant
 from .index import Benchmark
 from .launch import Launch
@@ -29,9 +31,11 @@ from .resume import SavedRun, has_ended, tell_ended
 from .runlog import QuietLog, RunLog, import_wandb, start_wandb
 from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
 from .seeds import seed_everything
+from .teachers import sha256_of
 from .teaching import build_teacher, folded
 from .trainer import Trainer
 from .values import dump, leaves
+from .weights import load_weights
 
 
 def memory_format_of(cfg: CN) -> torch.memory_format:
@@ -162,8 +166,11 @@ def run_experiment(
 def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, processes: Processes = ONE) -> Parts:
     """The images and networks that `cfg` names, the global generators seeded for what draws from them next."""
     models, needs_teacher = benchmark.models_for(cfg.DATASET.TYPE), find_method(cfg.DISTILLER.TYPE).needs_teacher
+    options: dict[str, Any] = {"share": processes.share, "memory_format": memory_format_of(cfg)}
+    data = build_data(cfg, device, cfg.EXPERIMENT.SEED, **options) if processes.is_first else None
+    hold = processes.first(lambda: data is not None and isinstance(data.train.image_set, ImageSet))
     with processes.in_turn():
-        data = build_data(cfg, device, cfg.EXPERIMENT.SEED, share=processes.share, memory_format=memory_format_of(cfg))
+        data = data or build_data(cfg, device, cfg.EXPERIMENT.SEED, **options, hold=hold)
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     if cfg.LOG.WANDB:
@@ -186,6 +193,14 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
         cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_student(cfg, models, data.num_classes), None
+    if path := cfg.DISTILLER.STUDENT_WEIGHTS:
+        if load_weights(student, path, cfg.DISTILLER.STUDENT, keeps_classifier=True).get("kept"):
+            notes.append("The student's classifier is new: its weights are of other classes")
+        sha256 = sha256_of(path)
+        if cfg.DISTILLER.STUDENT_SHA256 not in ("", sha256):
+            notes.append("Warning: the student's weights have changed since the run of this config")
+        cfg = changed(cfg, "DISTILLER.STUDENT_SHA256", sha256)
+    freeze(student, cfg.DISTILLER.FREEZE, cfg.DISTILLER.STUDENT)
     if needs_teacher:
         cfg, teacher, teacher_top1, found_notes = build_teacher(cfg, benchmark, data, utils, device, processes)
         notes += found_notes

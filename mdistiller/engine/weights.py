@@ -134,11 +134,18 @@ def check_classes(theirs: list[str], classes: list[str], path: str | Path) -> No
         )
 
 
-def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[str] | None = None) -> dict[str, Any]:
+def load_weights(
+    network: nn.Module,
+    path: str | Path,
+    name: str,
+    classes: list[str] | None = None,
+    keeps_classifier: bool = False,
+) -> dict[str, Any]:
     """Load the weight file `path` into `network`, called `name` in messages; returns the file's `meta`.
 
     classes: those that `network` is to score. Where the weights score these and more, as published weights of ImageNet
-    do for a part of it, only the classifier's rows for `classes` are loaded.
+    do for a part of it, only the classifier's rows for `classes` are loaded. keeps_classifier: that of `network` stays
+    where the weights' has another number of classes; the `meta` then has the entry "kept".
     Raises UserError for the weights of another network, number of classes, or other classes.
     """
     state_dict, meta = read_weights(path, network)
@@ -146,6 +153,11 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
     for key, value in expected.items():
         if key.endswith(COUNTER) and f"{key.removesuffix(COUNTER)}running_mean" in state_dict:
             state_dict.setdefault(key, torch.zeros_like(value))
+    if keeps_classifier:
+        others = [key for key in classifier_names(network) if key in state_dict]
+        if any(state_dict[key].shape != expected[key].shape for key in others):
+            state_dict |= {key: expected[key] for key in others if is_alike(state_dict[key], expected[key])}
+            meta = meta | {"kept": True}
     if classes is not None:
         known = weights_classes(state_dict, meta, network)
         rows = rows_of(classes, known)

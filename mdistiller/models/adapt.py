@@ -137,14 +137,17 @@ def maps_of(units: list[Call], image: torch.Tensor, patches: Grid | None) -> lis
                 same.pop()
             if not same or same[-1][2] is not tensor:
                 same.append((call, takes_given, tensor))
-    return listed(found)
+    return listed(found) if found else []
 
 
 def listed(found: dict[Grid, list[tuple[Call, bool, torch.Tensor]]]) -> list[tuple[Call, bool, torch.Tensor]]:
-    if len(found) == 1:
-        (same,) = found.values()
-        return [same[0], same[-1]] if len(same) > 1 else same
-    return [same[-1] for same in found.values()]
+    """The last map of each resolution, without a last one that is but pooled; of a single one the first, too."""
+    *others, last = found.values()
+    if others and not any(takes_given or call.transforms for call, takes_given, _ in last):
+        others, last = others[:-1], others[-1]
+    if not others:
+        return [last[0], last[-1]] if len(last) > 1 else last
+    return [same[-1] for same in (*others, last)]
 
 
 def stage_of(
