@@ -72,6 +72,7 @@ class SDD(LogitDistiller):
     venue = "CVPR 2024"
     transfers = "decoupled logits of image regions"
     has_own_folders = True
+    reads_features = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)

@@ -66,6 +66,8 @@ class Distiller(nn.Module):
 
     # Whether DISTILLER.LOGIT_STANDARDIZATION means something: the method compares logits.
     compares_logits: ClassVar[bool] = False
+    # Whether the method compares what networks return beside logits, which several teachers have not in common.
+    reads_features: ClassVar[bool] = True
     # Whether a loss relates the images of a batch to each other, and so is no mean over them. Of several processes,
     # which have a part of each batch, every one then computes it of the whole (`processes.whole`).
     relates_images: ClassVar[bool] = False

@@ -9,6 +9,7 @@ from mdistiller.distillers import DISTILLERS, Distiller
 from mdistiller.errors import UserError
 
 from .cfg import CFG, SHARED_SECTIONS
+from .networks import SEPARATOR
 from .solver import TWO_GRADIENTS
 
 # MDistiller's keys that do nothing here, in the shared sections, and what takes their place. Methods' own are in their
@@ -60,6 +61,12 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
             f"DISTILLER.LOGIT_STANDARDIZATION has no effect on {name}, which compares no logits; leave it out, or "
             f"choose one of {', '.join(with_logits)}"
         )
+    if method.needs_teacher and method.reads_features and SEPARATOR in cfg.DISTILLER.TEACHER:
+        without = [other.__name__ for other in DISTILLERS.values() if other.needs_teacher and not other.reads_features]
+        raise UserError(
+            f"{name} compares features, of which several teachers have none in common; name one teacher, or choose one "
+            f"of {', '.join(without)}"
+        )
     if cfg.DATASET.AUGMENT == TWO_VIEWS and method.number_of_views(cfg) == 1:
         raise UserError(
             f"DATASET.AUGMENT {TWO_VIEWS}: {name} takes one view of an image, as configured; type weak, strong or "
@@ -70,7 +77,8 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
 def check_evaluation(typed: Iterable[str]) -> None:
     """Raise UserError for a dotted key of the command line that the evaluation of a network does not read."""
     for key in typed:
-        if not key.startswith("DATASET.") or key in ("DATASET.AUGMENT", "DATASET.VAL_FRACTION"):
+        is_read = key.startswith("DATASET.") and key not in ("DATASET.AUGMENT", "DATASET.VAL_FRACTION")
+        if not is_read and key != "DISTILLER.STUDENT_ARGS":
             raise UserError(f"{key} has no effect on an evaluation, which reads keys of DATASET; leave it out")
 
 
