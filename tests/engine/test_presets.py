@@ -28,6 +28,11 @@ def mdistiller(lr, epochs=240, **more):
     return recipe(64, epochs, lr, [150, 180, 210], **more)
 
 
+def of_students(name, facts):
+    """Its preset for CIFAR-100, and those of the students that train more slowly."""
+    return {name: mdistiller(0.05) | facts} | {f"{name}-{student}": mdistiller(0.01) | facts for student in MOBILE}
+
+
 def imagenet(batch, lr, epochs=100, **more):
     return recipe(batch, epochs, lr, [30, 60, 90], weight_decay=1e-4, **more)
 
@@ -51,6 +56,16 @@ def sdd(ce, alpha, beta, temperature, warmup, scales):
 def mlkd(views, ce, weight, temperatures, standardised=False):
     values = {"MLKD.VIEWS": views, "MLKD.LOSS.CE_WEIGHT": ce, "MLKD.LOSS.KD_WEIGHT": weight, "MLKD.FORM": "released"}
     return values | {"MLKD.TEMPERATURES": temperatures, "DISTILLER.LOGIT_STANDARDIZATION": standardised}
+
+
+def rld(alpha, beta, temperature, alpha_temperature, warmup, standardised=False):
+    names = ("ALPHA", "BETA", "T", "ALPHA_T", "WARMUP")
+    values = dict(zip(names, (alpha, beta, temperature, alpha_temperature, warmup), strict=True)) | {"CE_WEIGHT": 1.0}
+    return {f"RLD.{key}": v for key, v in values.items()} | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
+
+
+def ttm(section, power, weight):
+    return {f"{section}.POWER": power, f"{section}.LOSS.CE_WEIGHT": 1.0, f"{section}.LOSS.KD_WEIGHT": weight}
 
 
 def ctkd(ce, weight, loops, standardised=False):
@@ -166,6 +181,10 @@ CIFAR100 = {
     "NKD": recipe(128, 200, 0.1, [60, 120, 160], decay=0.2) | nkd(3, 3.5),
     "CTKD": mdistiller(0.05) | ctkd(0.1, 0.9, 10),
     **{f"CTKD-{student}": mdistiller(0.01) | ctkd(0.1, 0.9, 10) for student in MOBILE},
+    **of_students("RLD", rld(1, 8, 4, 1, 20)),
+    **of_students("RLD_standardised", rld(9, 72, 2, 2, 20, True)),
+    **of_students("TTM", ttm("TTM", 0.1, 45)),
+    **of_students("WTTM", ttm("WTTM", 0.2, 4)),
     "CTKD_standardised": mdistiller(0.05) | ctkd(0.1, 9, 10, True),
     **{f"CTKD_standardised-{student}": mdistiller(0.01) | ctkd(0.1, 9, 10, True) for student in MOBILE},
 }
@@ -201,7 +220,11 @@ OF_IMAGENET = {
     "MLKD_two_view-ResNet50-MobileNetV2": imagenet(512, 0.2, augment="two-view") | mlkd(2, 0.5, 0.5, [1, 3, 5, 2, 6]),
     "NKD": imagenet(256, 0.1) | nkd(1, 1.5),
     "NKD-ResNet50-MobileNetV1": imagenet(256, 0.1, CLIP_GRAD=5.0) | nkd(1, 1.5),
+    "RLD": imagenet(512, 0.2) | rld(1, 0.5, 1, 1, 1),
+    "RLD-ResNet50-MobileNetV1": imagenet(512, 0.2) | rld(1, 2, 1, 1, 1),
     # No release trains them on ImageNet
+    "TTM": imagenet(512, 0.2) | ttm("TTM", 0.1, 45),
+    "WTTM": imagenet(512, 0.2) | ttm("WTTM", 0.2, 4),
     "FitNet": imagenet(512, 0.2) | feature("FITNET", 100) | {"FITNET.HINT_LAYER": 2},
     "NST": imagenet(512, 0.2) | feature("NST", 50),
     "PKT": imagenet(512, 0.2) | feature("PKT", 30000),
