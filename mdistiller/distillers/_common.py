@@ -100,6 +100,18 @@ def pool_larger(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> tuple
     return pool(feat_student), pool(feat_teacher)
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that falls back on its running statistics where a channel has one value and so no variance.
+
+    The pooled features of a batch of one image are such a case.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class ConvReg(nn.Module):
     """Convolutional regressor of FitNet (ICLR 2015): maps student features onto the teacher's shape.
 
@@ -122,7 +134,7 @@ class ConvReg(nn.Module):
         else:
             kernel_size = (1 + t_height - s_height, 1 + t_width - s_width)
             self.conv = nn.ConvTranspose2d(s_channels, t_channels, kernel_size)
-        self.bn = nn.BatchNorm2d(t_channels)
+        self.bn = BatchNorm2d(t_channels)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,8 @@ from mdistiller.engine.cfg import CFG
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
 
-METHODS = ["OFD", "REVIEWKD", "AT", "NST", "PKT", "SP", "KDSVD", "FITNET", "SDD", "RKD", "CRD", "VID"]
-WITH_PARAMETERS = ["OFD", "REVIEWKD", "FITNET", "CRD", "VID"]
+METHODS = ["OFD", "REVIEWKD", "AT", "NST", "PKT", "SP", "KDSVD", "FITNET", "SDD", "RKD", "CRD", "VID", "WKD", "CATKD"]
+WITH_PARAMETERS = ["OFD", "REVIEWKD", "FITNET", "CRD", "VID", "WKD"]
 PAIRS = [("resnet8", "resnet14"), ("MobileNetV2", "vgg8"), ("vgg8", "MobileNetV2"), ("resnet8", "MobileNetV2")]
 
 

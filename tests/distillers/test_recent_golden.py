@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from mdistiller.distillers import build_distiller
+from mdistiller.distillers.CATKD import cat_loss, class_maps
+from mdistiller.distillers.WKD import transport_costs, wkd_feature_loss, wkd_logit_loss
 from mdistiller.engine.cfg import CFG
 from tests.distillers.test_logit_golden import AFTER_WARM_UP, Fixed, tensor
 
@@ -40,3 +42,34 @@ def test_logit_methods_equal_their_releases(name):
     image = torch.zeros(entry["batch"], 3, 1, 1)
     _, losses = build_distiller(method, *networks, cfg).train()(image=image, target=target, epoch=AFTER_WARM_UP)
     assert_equal(entry, losses["loss_kd"], networks[0].views[0])
+
+
+@pytest.mark.parametrize("name", named("WKD-L"))
+def test_wkd_of_logits_equals_its_release(name):
+    entry = GOLDEN[name]
+    shape = entry["batch"], entry["classes"]
+    student, teacher = (tensor(role, entry, shape, entry["scale"]) for role in ("student", "teacher"))
+    student.requires_grad_()
+    target = torch.from_numpy(np.random.RandomState(entry["seed"] + 1).randint(0, entry["classes"], entry["batch"]))
+    costs = transport_costs(tensor("classifier", entry, entry["classifier"]), entry["SHARPEN"])
+    settings = (entry[key] for key in ("T", "GAMMA", "LAMBDA", "ITER"))
+    assert_equal(entry, wkd_logit_loss(student, teacher, target, costs, *settings), student)
+
+
+@pytest.mark.parametrize("name", named("WKD-F"))
+def test_wkd_of_features_equals_its_release(name):
+    entry = GOLDEN[name]
+    student, teacher = (tensor(role, entry, entry["shape"]) for role in ("map student", "map teacher"))
+    student.requires_grad_()
+    settings = (entry[key] for key in ("MEAN_COV_RATIO", "GRID", "EPS"))
+    assert_equal(entry, wkd_feature_loss(student, teacher, *settings), student)
+
+
+@pytest.mark.parametrize("name", named("CAT-KD"))
+def test_cat_kd_equals_its_release(name):
+    entry = GOLDEN[name]
+    student, teacher = (tensor(f"cam {role}", entry, entry[role]) for role in ("student", "teacher"))
+    student.requires_grad_()
+    classes = torch.eye(student.shape[1], dtype=student.dtype)
+    maps = [class_maps(cam, classes, entry["RESOLUTION"]) for cam in (student, teacher)]
+    assert_equal(entry, cat_loss(*maps, entry["NORMALISE"]), student)

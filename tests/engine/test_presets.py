@@ -68,6 +68,16 @@ def ttm(section, power, weight):
     return {f"{section}.POWER": power, f"{section}.LOSS.CE_WEIGHT": 1.0, f"{section}.LOSS.KD_WEIGHT": weight}
 
 
+def wkd(temperature, gamma, feat_weight, sharpen, ratio, grid, projector, decay):
+    values = {"T": temperature, "GAMMA": gamma, "SHARPEN": sharpen, "MEAN_COV_RATIO": ratio, "GRID": grid}
+    values |= {"PROJECTOR": projector, "COSINE_DECAY_EPOCH": decay, "LAMBDA": 0.05, "ITER": 10, "EPS": 1e-5}
+    return {f"WKD.{key}": v for key, v in (values | {"LOSS.CE_WEIGHT": 1.0, "LOSS.FEAT_WEIGHT": feat_weight}).items()}
+
+
+def catkd(weight, resolution=2, normalise=True):
+    return feature("CATKD", weight) | {"CATKD.RESOLUTION": resolution, "CATKD.NORMALISE": normalise}
+
+
 def ctkd(ce, weight, loops, standardised=False):
     values = {"CTKD.LOSS.CE_WEIGHT": ce, "CTKD.LOSS.KD_WEIGHT": weight, "CTKD.CURRICULUM_EPOCHS": loops}
     return values | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
@@ -185,6 +195,27 @@ CIFAR100 = {
     **of_students("RLD_standardised", rld(9, 72, 2, 2, 20, True)),
     **of_students("TTM", ttm("TTM", 0.1, 45)),
     **of_students("WTTM", ttm("WTTM", 0.2, 4)),
+    **of_students("WKD", wkd(8, 200, 0.08, 1, 8, 1, "conv1x1", 150)),
+    "WKD-wrn_40_2-ShuffleV1": mdistiller(0.01) | wkd(4, 60, 0.5, 1, 3, 4, "conv1x1", 150),
+    "WKD_logits": mdistiller(0.05) | wkd(8, 600, 0, 1, 8, 1, "conv1x1", 150),
+    "WKD_logits-wrn_40_2-ShuffleV1": mdistiller(0.01) | wkd(6, 200, 0, 1, 8, 1, "conv1x1", 150),
+    "WKD_features": mdistiller(0.05) | wkd(8, 0, 0.08, 1, 4, 1, "conv1x1", 150),
+    "WKD_features-wrn_40_2-ShuffleV1": mdistiller(0.01) | wkd(8, 0, 0.3, 1, 3, 4, "conv1x1", 150),
+    **of_students("CATKD", catkd(400)),
+    **{
+        f"CATKD-{pair}": mdistiller(0.05) | catkd(weight, normalise=False)
+        for pair, weight in [
+            *(("resnet110-resnet32", 1.8), ("resnet32x4-resnet8x4", 15), ("resnet56-resnet20", 0.7)),
+            *(("vgg13-vgg8", 4.5), ("wrn_40_2-wrn_16_2", 12), ("wrn_40_2-wrn_40_1", 1.5)),
+        ]
+    },
+    **{
+        f"CATKD-{pair}": mdistiller(0.01) | catkd(weight, resolution)
+        for pair, weight, resolution in [
+            *(("resnet32x4-ShuffleV1", 600, 4), ("resnet32x4-ShuffleV2", 600, 4), ("wrn_40_2-ShuffleV1", 80, 4)),
+            *(("ResNet50-MobileNetV2", 40, 2), ("vgg13-MobileNetV2", 15, 2)),
+        ]
+    },
     "CTKD_standardised": mdistiller(0.05) | ctkd(0.1, 9, 10, True),
     **{f"CTKD_standardised-{student}": mdistiller(0.01) | ctkd(0.1, 9, 10, True) for student in MOBILE},
 }
@@ -222,6 +253,14 @@ OF_IMAGENET = {
     "NKD-ResNet50-MobileNetV1": imagenet(256, 0.1, CLIP_GRAD=5.0) | nkd(1, 1.5),
     "RLD": imagenet(512, 0.2) | rld(1, 0.5, 1, 1, 1),
     "RLD-ResNet50-MobileNetV1": imagenet(512, 0.2) | rld(1, 2, 1, 1, 1),
+    "WKD": imagenet(256, 0.1) | wkd(2, 10, 1, 1, 2, 4, "bottleneck", 0),
+    "WKD-ResNet50-MobileNetV1": imagenet(256, 0.1) | wkd(2, 25, 0.005, 2, 2, 4, "bottleneck", 0),
+    "WKD_logits": imagenet(256, 0.1) | wkd(2, 30, 0, 1, 2, 4, "bottleneck", 0),
+    "WKD_logits-ResNet50-MobileNetV1": imagenet(256, 0.1) | wkd(2, 25, 0, 2, 2, 4, "bottleneck", 0),
+    "WKD_features": imagenet(256, 0.1) | wkd(2, 0, 0.02, 1, 2, 4, "bottleneck", 0),
+    "WKD_features-ResNet50-MobileNetV1": imagenet(256, 0.1) | wkd(2, 0, 0.005, 1, 2, 4, "bottleneck", 30),
+    "CATKD": imagenet(512, 0.2) | catkd(0.5, 4, False),
+    "CATKD-ResNet50-MobileNetV2": imagenet(512, 0.2) | catkd(10),
     # No release trains them on ImageNet
     "TTM": imagenet(512, 0.2) | ttm("TTM", 0.1, 45),
     "WTTM": imagenet(512, 0.2) | ttm("WTTM", 0.2, 4),
