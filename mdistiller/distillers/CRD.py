@@ -177,5 +177,6 @@ class CRD(FeatureDistiller):
         embeddings = self.embed_s(features_student["pooled_feat"]), self.embed_t(features_teacher["pooled_feat"])
         scores_student, scores_teacher = self.contrast(*embeddings, contrastive_index, self.processes)
         with torch.no_grad():
-            self.contrast.update(*map(self.processes.whole, embeddings), index)
+            v1, v2 = map(self.processes.whole, embeddings)
+            self.contrast.update(v1, v2, index)
         return nce_loss(scores_student, self.num_data) + nce_loss(scores_teacher, self.num_data)

@@ -43,6 +43,7 @@ class ForeignDistiller(Distiller):
     teacher_is_constant = False
     memory_format = torch.contiguous_format
     takes_new_sections = True
+    relates_images = True
     is_checked = False  # whether it has returned, once, what a trainer takes
     contrastive: Contrast | None  # for a `forward_train` that takes what it draws
 
@@ -226,6 +227,8 @@ def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
     theirs = getattr(module, class_name)
     declared = {name: vars(theirs)[name] for name in OWN}
     own_name = {"__module__": module.__name__, "__doc__": theirs.__doc__}
+    if "relates_images" in vars(theirs):  # else it may, whatever it derives from
+        own_name["relates_images"] = theirs.relates_images
     try:
         if not all(isinstance(check, Check) for check in theirs.checks.values()):
             raise TypeError("its checks must be a dict of mdistiller.checks")

@@ -86,6 +86,7 @@ CFG.SOLVER.NESTEROV = False  # momentum by Nesterov
 CFG.SOLVER.NO_DECAY_NORMS = False  # no weight decay on norms and biases: parameters of at most one dimension
 CFG.SOLVER.CLIP_GRAD = 0.0  # largest norm of the gradient of all parameters; 0: any
 CFG.SOLVER.SKIP_NONFINITE = 0  # steps in a row that are left out where a gradient is not finite; 0: stop there
+CFG.SOLVER.SYNC_BN = CFG.SOLVER.FREEZE_BN = False  # batch norms see all processes' batch; keep their statistics
 CFG.SOLVER.AMP = "none"  # none | bf16 | fp16: precision of the networks in training
 CFG.SOLVER.CHANNELS_LAST = True  # layout of images and weights; a method of MDistiller's own needs the other
 CFG.SOLVER.COMPILE = False  # the networks, by torch.compile
@@ -124,8 +125,7 @@ CHECKS = {
     **{key: TEXT for key in sorted(TEXT_KEYS) if key.split(".")[0] in SHARED_SECTIONS},
     "EXPERIMENT.SEED": SEED,
     "DATASET.IMAGE_SIZE": Check(
-        lambda value: is_whole(value) and (value == 0 or 8 <= value <= 1024),
-        "a whole number from 8 to 1,024 pixels, or 0",
+        lambda side: is_whole(side) and (side == 0 or 8 <= side <= 1024), "a whole number from 8 to 1,024 pixels, or 0"
     ),
     "DATASET.MEAN": list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3)),
     "DATASET.STD": list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3)),

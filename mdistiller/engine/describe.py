@@ -1,9 +1,6 @@
 """What a run tells of itself in words: what it is, what in it may be a mistake, and what to type after it."""
 
-import functools
-import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from yacs.config import CfgNode as CN
 from mdistiller.dataset import Data, ImageSet
 from mdistiller.dataset.streaming import available_cores
 from mdistiller.distillers import find_method
+from mdistiller.share import ALL, Share
 
 from .board import link_runs
 from .cfg import SHARED_SECTIONS, used_sections
@@ -28,15 +26,19 @@ LONGEST_NAME, LONGEST_ROOT = 24, 40
 # Learning rate and batch of the presets' recipe, by DATASET.TYPE, and how many times off is far. Published recipes go
 # from a twentieth of it, for light networks, to four times.
 RECIPES, RECIPE, FAR = {"imagenet": (0.2, 512)}, (0.1, 64), (1 / 24, 8)
-SECONDS_FOR_GIT = 5
 
 
 def describe_run(
-    cfg: CN, meta: Mapping[str, Any], data: Data, networks: Mapping[str, nn.Module | None], files: RunFiles
+    cfg: CN,
+    meta: Mapping[str, Any],
+    data: Data,
+    networks: Mapping[str, nn.Module | None],
+    files: RunFiles,
+    processes: int = 1,
 ) -> list[str]:
     """The head of a run's log: at most HEAD_LINES lines of at most LINE columns that tell what runs.
 
-    meta: what its weight files tell; networks: by their role, "teacher" or "student".
+    meta: what its weight files tell; networks: by their role, "teacher" or "student"; processes: how many train it.
     """
     solver, seed = cfg.SOLVER, cfg.EXPERIMENT.SEED
     epochs = f"{count(solver.EPOCHS, 'epoch')}, batch {solver.BATCH_SIZE}"
@@ -44,7 +46,7 @@ def describe_run(
     after = {
         "Optimiser": describe_optimiser(solver),
         "Training": f"{epochs}, augmentation {cfg.DATASET.AUGMENT}, seed {seed}",
-        "Device": describe_device(cfg, data),
+        "Device": describe_device(cfg, data, processes),
         "Versions": describe_code(meta.get("versions", {})),
     }
     folders = describe_files(files)
@@ -120,7 +122,7 @@ def describe_optimiser(solver: CN) -> str:
     return f"{name} of {momentum}, {decay}, {clipping}learning rate {solver.LR:g}{fall}"
 
 
-def describe_device(cfg: CN, data: Data) -> str:
+def describe_device(cfg: CN, data: Data, processes: int) -> str:
     """What a run computes on, how precisely, and in how many processes."""
     device, solver = data.train.device, cfg.SOLVER
     if device.type == "cuda":
@@ -130,7 +132,8 @@ def describe_device(cfg: CN, data: Data) -> str:
     precision = ("float32" if solver.AMP == "none" else solver.AMP) + (", compiled" if solver.COMPILE else "")
     is_held = isinstance(data.train.image_set, ImageSet)
     workers = 0 if is_held else min(cfg.DATASET.NUM_WORKERS, available_cores())
-    return f"{name}, {precision}; 1 process" + (f" and {workers} that decode images" if workers else "")
+    running = "1 process" if processes == 1 else f"{processes} processes"
+    return f"{name}, {precision}; {running}" + (f" and {workers} that decode images" if workers else "")
 
 
 def describe_code(versions: Mapping[str, str]) -> str:
@@ -148,28 +151,6 @@ def describe_files(files: RunFiles) -> list[str]:
         path = f"{shown(folder.parent)}/{folder.name.replace(files.name, '{run}')}"
         lines.append(f"{label + ':':<{LABEL}}{shortened(path, LINE - LABEL)}")
     return lines
-
-
-@functools.cache
-def git_commit(folder: Path = PROJECT) -> str:
-    """Short hash of the commit of the clone `folder`, with a + where files have changed since; empty for no clone."""
-    if not (folder / ".git").exists():
-        return ""
-    commit = ask_git(folder, "rev-parse", "--short", "HEAD")
-    return f"{commit}+" if commit and ask_git(folder, "status", "--porcelain") else commit or ""
-
-
-def ask_git(folder: Path, *arguments: str) -> str | None:
-    """What git answers, without its hooks, locks or settings of the environment; None where it does not."""
-    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=SECONDS_FOR_GIT, env=environment
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def hints(cfg: CN) -> list[str]:
@@ -194,6 +175,15 @@ def hints(cfg: CN) -> list[str]:
     return found
 
 
+def hint_of_devices(device: torch.device, processes: int, files: RunFiles) -> list[str]:
+    """That there are GPUs which a run does not use, where that is so."""
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if processes > 1 or gpus < 2:
+        return []
+    start = " ".join([*starter(Share(0, gpus, gpus)), script_of(files)])
+    return [f"Hint: {gpus} GPUs are visible and this run uses one; {start} and the same flags use all"]
+
+
 def describe_best(split: str, top1: float, epoch: int, path: Path) -> str:
     """The best of a run by its images of `split`, in one line."""
     best = f"Best {split.capitalize()} Top-1 Accuracy: {top1:.2f}, epoch {epoch}, "
@@ -212,17 +202,25 @@ def script_of(files: RunFiles) -> str:
     return shown(files.log.parents[1] / name)
 
 
-def commands(files: RunFiles) -> list[str]:
+def starter(share: Share) -> list[str]:
+    """What to type before a script, as words, to start it in as many processes."""
+    if share.size == 1:
+        return ["python"]
+    machines = -(-share.size // share.on_machine)
+    return ["torchrun", *([f"--nnodes={machines}"] if machines > 1 else []), f"--nproc_per_node={share.on_machine}"]
+
+
+def commands(files: RunFiles, share: Share = ALL) -> list[str]:
     """What to type after a run, as lines: to repeat it, to evaluate its best student, to see all of the benchmark."""
     utils = files.log.parents[1]
     test = shown(PROJECT / "test.py") if (PROJECT / "test.py").is_file() else "test.py"
     return [
-        *command("Repeat:", "python", script_of(files), "--cfg", shown(files.config)),
+        *command("Repeat:", *starter(share), script_of(files), "--cfg", shown(files.config)),
         *command("Evaluate:", "python", test, "--checkpoint", shown(files.best)),
         *command("TensorBoard:", "tensorboard", "--logdir", shown(link_runs(utils))),
     ]
 
 
-def print_commands(files: RunFiles) -> None:
+def print_commands(files: RunFiles, share: Share = ALL) -> None:
     """Print the commands below what a run logged."""
-    print("", *commands(files), sep="\n")
+    print("", *commands(files, share), sep="\n")

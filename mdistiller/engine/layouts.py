@@ -14,8 +14,9 @@ COUNTER = "num_batches_tracked"  # of a batch norm, which files from before torc
 
 LONGEST_TEXT, LONGEST_CONFIG, MOST_VALUES = 500, 100_000, 100_000  # characters; values in a dict of `meta`
 META_TYPES: dict[str, type] = {
-    **dict.fromkeys(("run", "network", "models", "teacher", "teacher_sha256", "distiller", "chosen_by", "config"), str),
-    **dict.fromkeys(("epoch", "num_classes"), int),
+    **dict.fromkeys(("run", "launch", "network", "models", "teacher", "teacher_sha256", "distiller"), str),
+    **dict.fromkeys(("chosen_by", "config"), str),
+    **dict.fromkeys(("epoch", "num_classes", "processes"), int),
     **dict.fromkeys(("top1", "top5", "loss", "teacher_top1"), float),
     **dict.fromkeys(("dataset", "normalisation", "versions"), dict),
 }

@@ -1,6 +1,6 @@
 """Optimisers, which minimise a dict of losses, and the schedule of the learning rate."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -38,6 +38,9 @@ def check_solver(solver: Any) -> None:
             )
     if solver.SKIP_NONFINITE and solver.AMP == "fp16":
         raise UserError("SOLVER.SKIP_NONFINITE has no effect with SOLVER.AMP fp16, which skips by itself; leave it out")
+    if solver.SYNC_BN and (solver.FREEZE_BN or solver.COMPILE):
+        other = "FREEZE_BN" if solver.FREEZE_BN else "COMPILE"
+        raise UserError(f"SOLVER.SYNC_BN and SOLVER.{other} cannot be together; leave one out")
     if solver.NESTEROV and solver.MOMENTUM == 0:
         raise UserError("SOLVER.NESTEROV has no effect with SOLVER.MOMENTUM 0; leave one out")
     if solver.NO_DECAY_NORMS and solver.WEIGHT_DECAY == 0:
@@ -105,7 +108,10 @@ class Minimiser:
     They are apart so that what changes gradients can go between. scaler: keeps gradients of fp16 from becoming 0;
     max_norm: of the gradient of all parameters, which is scaled down to it; 0: any. skips: how many steps in a row
     change nothing, where their gradient is not finite, before one does; asking for it waits for the device.
+    passes: of the backward pass, a step; average: makes the gradients of several processes one, where they are not yet.
     """
+
+    passes = 1
 
     def __init__(
         self,
@@ -116,6 +122,7 @@ class Minimiser:
     ):
         self.optimizer, self.scaler, self.max_norm, self.skips = optimizer, scaler, max_norm, skips
         self.skipped_in_a_row = 0
+        self.average: Callable[[list[torch.Tensor]], None] | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -136,6 +143,8 @@ class Minimiser:
         Returns the norm of the gradient, a scalar of which a scaler sees to itself that it is finite where it is used
         (then 0); or None where it was not finite and the step was skipped.
         """
+        if self.average is not None:
+            self.average(self.gradients())
         if self.scaler is not None and self.max_norm > 0:
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm(self.gradients())
@@ -193,6 +202,7 @@ class TwoGradientMinimiser(Minimiser):
     """Minimises for DOT, which takes the gradient of the loss called `loss_ce` apart from that of all others."""
 
     optimizer: DOT
+    passes = 2
 
     def __init__(self, optimizer: DOT, skips: int = 0):
         super().__init__(optimizer, skips=skips)

@@ -5,16 +5,19 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from torch import nn
+
 from mdistiller.dataset import Data
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
 
 from .checkpoint import Checkpointer
 from .describe import describe_best, describe_epoch
+from .distributed import ONE, Processes
 from .metrics import Meter, NotFinite, Progress, Result, evaluate
 from .optim import build_minimiser, learning_rate
 from .precision import Precision, gradient_scaler, set_backends
-from .runlog import COLUMNS, RunLog
+from .runlog import COLUMNS, QuietLog, RunLog
 from .runs import RunFiles, save_best
 from .seeds import generators_state, set_generators_state
 from .signals import Stopped, held
@@ -28,14 +31,26 @@ class Trainer:
     finished: epochs that are behind; steps: those of the epoch that runs.
     """
 
-    def __init__(self, cfg: Any, distiller: Distiller, data: Data, files: RunFiles, log: RunLog, meta: dict[str, Any]):
+    def __init__(
+        self,
+        cfg: Any,
+        distiller: Distiller,
+        data: Data,
+        files: RunFiles,
+        log: RunLog | QuietLog,
+        meta: dict[str, Any],
+        processes: Processes = ONE,
+    ):
         self.cfg, self.distiller, self.data, self.files, self.log, self.meta = cfg, distiller, data, files, log, meta
-        self.device = data.train.device
+        self.device, self.processes = data.train.device, processes
         self.precision = Precision(cfg.SOLVER, self.device)
         scaler = gradient_scaler(cfg.SOLVER, self.device)
         self.optimizer = build_minimiser(cfg.SOLVER, distiller.get_learnable_parameters(), scaler)
+        is_plain = self.optimizer.passes == 1 and not distiller.takes_new_sections
+        self.model = processes.wrap(distiller, is_plain)
+        self.optimizer.average = None if is_plain else processes.average
         self.checkpointer = Checkpointer(cfg.LOG, files)
-        self.meter = Meter(self.device)
+        self.meter = Meter(self.device, processes)
         self.split = "validation" if data.val else "test"
         self.finished = self.best_epoch = 0
         self.kept: str | None = None  # why the best has not the published name
@@ -76,9 +91,13 @@ class Trainer:
         """What is left of one pass over the training set."""
         self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
         self.distiller.train()
+        if self.cfg.SOLVER.FREEZE_BN:
+            for module in self.distiller.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.eval()
         self.data.train.load_state_dict({"epoch": self.finished, "batch": self.steps})
         title = f"Epoch {self.epoch}/{self.cfg.SOLVER.EPOCHS}"
-        with Progress(self.meter, title, self.data.train.num_images_per_epoch) as progress:
+        with Progress(self.meter, title, self.data.train.num_images_per_epoch, self.processes.is_first) as progress:
             started = time.monotonic()
             for batch in self.data.train:
                 with held():
@@ -89,10 +108,11 @@ class Trainer:
 
     def train_step(self, batch: dict[str, Any]) -> None:
         """Forward, losses, backward, step."""
+        self.processes.begin(self.data.train, self.steps, self.cfg.EXPERIMENT.SEED, self.finished)
         buffers = [buffer.clone() for buffer in self.distiller.buffers()] if self.optimizer.skips else []
         with self.precision:
-            logits, losses = self.distiller(**batch, epoch=self.epoch)
-        self.optimizer.backward(losses)
+            logits, losses = self.model(**batch, epoch=self.epoch)
+        self.optimizer.backward(self.processes.weighed(losses))
         gradient_norm = self.optimizer.step()
         if gradient_norm is not None:
             self.meter.update(losses, logits, batch["target"], gradient_norm)
@@ -105,7 +125,8 @@ class Trainer:
         """Evaluate the student, save it, and tell the log; a signal waits until what belongs together is written."""
         train, terms = self.meter.read()
         started = time.monotonic()
-        judged = evaluate(self.distiller.student, self.data.val or self.data.test)
+        self.processes.copy(self.distiller.buffers())  # each has the statistics of its own part of the batches
+        judged = evaluate(self.distiller.student, self.data.val or self.data.test, processes=self.processes)
         self.check(judged)
         self.count_seconds(started, "run")
         with held():
@@ -118,8 +139,8 @@ class Trainer:
                 "seconds": self.seconds["epoch"],
             }
             self.finished += 1
-            self.meter, self.seconds["epoch"] = Meter(self.device), 0.0
-            if self.best_epoch == self.finished:
+            self.meter, self.seconds["epoch"] = Meter(self.device, self.processes), 0.0
+            if self.best_epoch == self.finished and self.processes.is_first:
                 student = self.distiller.student.state_dict()
                 self.kept = save_best(self.files, {"model": student, "meta": self.about()})
             self.checkpointer.save(self)  # before the log, which may have no room
@@ -165,14 +186,17 @@ class Trainer:
         self.log.line(describe_best(self.split, self.best.top1, self.best_epoch, self.files.best))
         result = self.best
         if self.data.val:  # whose images chose the best student; the test images are asked once
-            load_weights(self.distiller.student, self.files.best, self.cfg.DISTILLER.STUDENT)
-            result = evaluate(self.distiller.student, self.data.test)
+            student = self.distiller.student
+            self.processes.first(lambda: load_weights(student, self.files.best, self.cfg.DISTILLER.STUDENT) and None)
+            self.processes.copy([*student.parameters(), *student.buffers()])
+            result = evaluate(student, self.data.test, processes=self.processes)
             self.log.line(f"Test {result}")
             scalars = {"test/loss": result.loss, "test/top1": result.top1, "test/top5": result.top5}
             self.log.scalars(scalars, self.best_epoch)
         minutes, seconds = divmod(round(self.seconds["run"]), 60)
         self.log.line(f"Learning Time: {minutes}m {seconds}s")
-        self.files.previous.unlink(missing_ok=True)
+        if self.processes.is_first:
+            self.files.previous.unlink(missing_ok=True)
         return result
 
     def count_seconds(self, started: float, *spans: str) -> float:
