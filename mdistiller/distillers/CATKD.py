@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import WEIGHT, whole
+from mdistiller.models import find_classifier
 
 from ._base import Features
-from ._common import find_classifier, full_precision
+from ._common import full_precision
 from ._feature import FeatureDistiller
 
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import WARM_UP, WEIGHT, list_of, whole
+from mdistiller.models import probe_features
 
 from ._base import Distiller, Features, Output
-from ._common import BatchNorm2d, full_precision, pair_stages, probe_features, stages_of, total, warm_up
+from ._common import BatchNorm2d, full_precision, pair_stages, stages_of, total, warm_up
 
 LEVELS = (4, 2, 1)  # sides of the pyramid's pooled maps, each weighing half the one before
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import TEMPERATURE, WARM_UP, WEIGHT, Check, list_of, whole
+from mdistiller.models import find_classifier
 
 from ._base import Output
-from ._common import find_classifier, full_precision, warm_up
+from ._common import full_precision, warm_up
 from ._logit import LogitDistiller
 from .DKD import dkd_losses
 

@@ -9,9 +9,10 @@ from torch import nn
 
 from mdistiller.checks import TEMPERATURE, WEIGHT, number, one_of, whole
 from mdistiller.errors import UserError
+from mdistiller.models import find_classifier
 
 from ._base import Distiller, Output
-from ._common import BatchNorm2d, ConvReg, find_classifier, full_precision, get_feat_shapes, is_target, pool_larger
+from ._common import BatchNorm2d, ConvReg, full_precision, get_feat_shapes, is_target, pool_larger
 
 EPSILON = 1e-8  # added to costs and to what Sinkhorn's rounds divide by, as released
 WIDTH = 256  # channels of the bottleneck

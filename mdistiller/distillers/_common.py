@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models import Features
+from mdistiller.models import probe_features
+from mdistiller.models._common import BatchNorm2d
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,18 +101,6 @@ def pool_larger(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> tuple
     return pool(feat_student), pool(feat_teacher)
 
 
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that falls back on its running statistics where a channel has one value and so no variance.
-
-    The pooled features of a batch of one image are such a case.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
-
-
 class ConvReg(nn.Module):
     """Convolutional regressor of FitNet (ICLR 2015): maps student features onto the teacher's shape.
 
@@ -140,27 +129,6 @@ class ConvReg(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn(self.conv(x))
         return self.relu(x) if self.use_relu else x
-
-
-def find_classifier(network: nn.Module) -> nn.Linear:
-    """The layer of `network` that turns `pooled_feat` into logits: its last `nn.Linear`."""
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-
-
-@torch.no_grad()
-def probe_features(network: nn.Module, input_size: Sequence[int]) -> Features:
-    """Features of a blank image of `input_size` (height, width), in eval mode; leaves the network as it was."""
-    training = {module: module.training for module in network.modules()}
-    parameter = next(network.parameters())
-    network.eval()
-    try:
-        # Autocast would keep the casts of the weights that it makes here, without a gradient, for the training forward.
-        with torch.autocast(parameter.device.type, enabled=False):
-            _, features = network(parameter.new_zeros(1, 3, *input_size))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    return features
 
 
 def get_feat_shapes(

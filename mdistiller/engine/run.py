@@ -120,7 +120,7 @@ def run_experiment(
             "run": files.name,
             "launch": Launch().name,
             "processes": processes.size,
-            "network": student_name,
+            "network": method.student_name(student_name, teacher_name),
             "models": benchmark.models_for(cfg.DATASET.TYPE),
             "teacher": teacher_name,
             "teacher_top1": parts.teacher_top1,
@@ -145,7 +145,7 @@ def run_experiment(
             log.line("===== New Logging Session Started =====")
             running = f"student={student_name}, teacher={teacher_name}, distiller={label}"
             log.line(f"Running main with {running}", wrap=False)
-            networks = {"teacher": parts.teacher, "student": parts.student}
+            networks = {"teacher": parts.teacher, "student": distiller.student}
             for line in describe_run(cfg, meta, parts.data, networks, files, processes.size):
                 log.line(line)
             if method.takes_new_sections:

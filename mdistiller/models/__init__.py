@@ -18,16 +18,19 @@ from torch import nn
 
 from mdistiller.errors import UserError, nearest
 from mdistiller.models import cifar, imagenet
-from mdistiller.models._common import Features
+from mdistiller.models._common import Features, find_classifier, probe_features
 from mdistiller.models.published import cifar_model_dict, imagenet_model_dict, tiny_imagenet_model_dict
+from mdistiller.models.reused import PLUS, Reused
 
 __all__ = [
     "Features",
     "build_model",
     "canonical_name",
     "cifar_model_dict",
+    "find_classifier",
     "imagenet_model_dict",
     "model_names",
+    "probe_features",
     "tiny_imagenet_model_dict",
 ]
 
@@ -42,7 +45,13 @@ _ALIASES = {"shufflenetv1": "ShuffleV1", "shufflenetv2": "ShuffleV2", "mobilenet
 
 
 def build_model(dataset: str, name: str, num_classes: int) -> nn.Module:
-    """A freshly initialised network; `dataset` is "cifar100", "tiny_imagenet" or "imagenet"."""
+    """A freshly initialised network; `dataset` is "cifar100", "tiny_imagenet" or "imagenet".
+
+    `first+second` is the first network with the classifier of the second, behind a projector (`Reused`).
+    """
+    if PLUS in name:
+        first, second = (build_model(dataset, part, num_classes) for part in name.split(PLUS, 1))
+        return Reused(first, second)
     return _networks_of(dataset)[canonical_name(dataset, name)](num_classes=num_classes)
 
 
@@ -56,6 +65,8 @@ def canonical_name(dataset: str, name: str) -> str:
 
     Raises UserError, naming the nearest network and listing them all, where there is none.
     """
+    if PLUS in name:
+        return PLUS.join(canonical_name(dataset, part) for part in name.split(PLUS, 1))
     networks = _networks_of(dataset)
     spellings = {network.lower(): network for network in networks}
     spellings |= {alias: network for alias, network in _ALIASES.items() if network in networks}
