@@ -78,6 +78,10 @@ def catkd(weight, resolution=2, normalise=True):
     return feature("CATKD", weight) | {"CATKD.RESOLUTION": resolution, "CATKD.NORMALISE": normalise}
 
 
+def weights(section, **losses):
+    return {f"{section}.LOSS.{key}_WEIGHT": weight for key, weight in losses.items()}
+
+
 def ctkd(ce, weight, loops, standardised=False):
     values = {"CTKD.LOSS.CE_WEIGHT": ce, "CTKD.LOSS.KD_WEIGHT": weight, "CTKD.CURRICULUM_EPOCHS": loops}
     return values | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
@@ -216,6 +220,10 @@ CIFAR100 = {
             *(("ResNet50-MobileNetV2", 40, 2), ("vgg13-MobileNetV2", 15, 2)),
         ]
     },
+    **of_students("SimKD", weights("SIMKD", CE=0, FEAT=1)),
+    **of_students("SRRL", weights("SRRL", CE=1, FEAT=1, KD=1)),
+    **of_students("OFAKD", weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1}),
+    **of_students("CC", feature("CC", 0.02) | {"CC.DIM": 128}),
     "CTKD_standardised": mdistiller(0.05) | ctkd(0.1, 9, 10, True),
     **{f"CTKD_standardised-{student}": mdistiller(0.01) | ctkd(0.1, 9, 10, True) for student in MOBILE},
 }
@@ -261,7 +269,11 @@ OF_IMAGENET = {
     "WKD_features-ResNet50-MobileNetV1": imagenet(256, 0.1) | wkd(2, 0, 0.005, 1, 2, 4, "bottleneck", 30),
     "CATKD": imagenet(512, 0.2) | catkd(0.5, 4, False),
     "CATKD-ResNet50-MobileNetV2": imagenet(512, 0.2) | catkd(10),
+    "SimKD": imagenet(256, 0.1, 120) | weights("SIMKD", CE=0, FEAT=1),
+    "SRRL": imagenet(512, 0.2) | weights("SRRL", CE=1, FEAT=1, KD=1),
+    "OFAKD": imagenet(512, 0.1) | weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1.5},
     # No release trains them on ImageNet
+    "CC": imagenet(512, 0.2) | feature("CC", 0.02) | {"CC.DIM": 128},
     "TTM": imagenet(512, 0.2) | ttm("TTM", 0.1, 45),
     "WTTM": imagenet(512, 0.2) | ttm("WTTM", 0.2, 4),
     "FitNet": imagenet(512, 0.2) | feature("FITNET", 100) | {"FITNET.HINT_LAYER": 2},
