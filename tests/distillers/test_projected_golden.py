@@ -32,6 +32,24 @@ class FixedMap(nn.Module):
         return self.fc(pooled), {"final_map": self.map, "pooled_feat": pooled, "feats": [self.map]}
 
 
+class Stages(nn.Module):
+    """A network whose stages' maps are its parameters, behind a stem's that no method sees."""
+
+    def __init__(self, maps, classes):
+        super().__init__()
+        self.maps = nn.ParameterList(maps)
+        self.logits = nn.Parameter(torch.zeros(len(maps[0]), classes).double())
+
+    def forward(self, image):
+        return self.logits, {"feats": [image, *self.maps]}
+
+    def get_stage_channels(self):
+        return [3, *(each.shape[1] for each in self.maps)]
+
+    def get_bn_before_relu(self):
+        return list(self.maps)
+
+
 def assert_gradients(loss, leaves, expected):
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     assert leaves.keys() == expected.keys()
@@ -110,3 +128,33 @@ def test_ofa_kd_s_branches_equal_its_release():
     assert [loss.item() for loss in losses] == pytest.approx(entry["losses"], rel=1e-8)
     leaves = {f"map student {i}": each for i, each in enumerate(maps)}
     assert_gradients(sum(losses), leaves, entry["gradients"])
+
+
+def released_name(name):
+    """What an entry of SemCKD is called in its release."""
+    part, place, layer, kind = name.split(".")
+    if part == "projectors":
+        ours, theirs = divmod(int(place), 3)
+        return f"regressor{ours}{theirs}.regressor.{layer}.{kind}"
+    return f"{part.removesuffix('s').replace('querie', 'query')}_{place}.linear{int(layer) // 2 + 1}.{kind}"
+
+
+def test_semckd_equals_its_release():
+    entry, cfg = GOLDEN["SemCKD"], CFG.clone()
+    cfg.SOLVER.BATCH_SIZE, cfg.SEMCKD.LOSS.FEAT_WEIGHT = entry["batch"], 1.0
+    student, teacher = (
+        Stages([tensor(f"map {role} {i}", entry, shape) for i, shape in enumerate(entry[f"{role}s"])], 10)
+        for role in ("student", "teacher")
+    )
+    distiller = build_distiller("SemCKD", student, teacher, cfg).double().train()
+    for part in ("queries", "keys", "projectors"):
+        for name, value in getattr(distiller, part).state_dict(prefix=f"{part}.").items():
+            if value.is_floating_point():
+                value.copy_(torch.from_numpy(fill.values(released_name(name), value.shape, entry["seed"])))
+    _, losses = distiller(image=IMAGES, target=TARGET, epoch=1)
+    assert losses["loss_feat"].item() == pytest.approx(entry["loss"], rel=1e-8)
+    leaves = {f"map student {i}": each for i, each in enumerate(student.maps)}
+    own = {name: p for name, p in distiller.named_parameters() if not name.startswith(("student.", "teacher."))}
+    leaves |= {released_name(name): parameter for name, parameter in own.items()}
+    assert_gradients(losses["loss_feat"], {name: leaves[name] for name in entry["gradients"]}, entry["gradients"])
+    assert leaves.keys() == entry["gradients"].keys()

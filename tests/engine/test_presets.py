@@ -82,6 +82,10 @@ def weights(section, **losses):
     return {f"{section}.LOSS.{key}_WEIGHT": weight for key, weight in losses.items()}
 
 
+def semckd(weight):
+    return weights("SEMCKD", CE=1, KD=1, FEAT=weight) | {"SEMCKD.TEMPERATURE": 4, "SEMCKD.SOFTNESS": 1}
+
+
 def ctkd(ce, weight, loops, standardised=False):
     values = {"CTKD.LOSS.CE_WEIGHT": ce, "CTKD.LOSS.KD_WEIGHT": weight, "CTKD.CURRICULUM_EPOCHS": loops}
     return values | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
@@ -224,6 +228,7 @@ CIFAR100 = {
     **of_students("SRRL", weights("SRRL", CE=1, FEAT=1, KD=1)),
     **of_students("OFAKD", weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1}),
     **of_students("CC", feature("CC", 0.02) | {"CC.DIM": 128}),
+    **of_students("SemCKD", semckd(400)),
     "CTKD_standardised": mdistiller(0.05) | ctkd(0.1, 9, 10, True),
     **{f"CTKD_standardised-{student}": mdistiller(0.01) | ctkd(0.1, 9, 10, True) for student in MOBILE},
 }
@@ -272,6 +277,7 @@ OF_IMAGENET = {
     "SimKD": imagenet(256, 0.1, 120) | weights("SIMKD", CE=0, FEAT=1),
     "SRRL": imagenet(512, 0.2) | weights("SRRL", CE=1, FEAT=1, KD=1),
     "OFAKD": imagenet(512, 0.1) | weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1.5},
+    "SemCKD": recipe(256, 90, 0.1, [30, 60], weight_decay=1e-4) | semckd(50),
     # No release trains them on ImageNet
     "CC": imagenet(512, 0.2) | feature("CC", 0.02) | {"CC.DIM": 128},
     "TTM": imagenet(512, 0.2) | ttm("TTM", 0.1, 45),
