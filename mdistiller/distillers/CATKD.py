@@ -41,7 +41,7 @@ class CATKD(FeatureDistiller):
 
     defaults = {"RESOLUTION": 2, "NORMALISE": True, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 400.0}}
     checks = {
-        "RESOLUTION": whole(1, 64),
+        "RESOLUTION": whole(1, 32),
         "LOSS.CE_WEIGHT": WEIGHT,
         "LOSS.FEAT_WEIGHT": WEIGHT,
     }

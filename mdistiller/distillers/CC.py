@@ -27,7 +27,7 @@ class CC(FeatureDistiller):
     """CE_WEIGHT · cross-entropy + FEAT_WEIGHT · cc_loss of linear embeddings of the pooled features, both learnt."""
 
     defaults = {"DIM": 128, "LOSS": {"CE_WEIGHT": 1.0, "FEAT_WEIGHT": 0.02}}
-    checks = {"DIM": whole(1, 65_536), "LOSS.CE_WEIGHT": WEIGHT, "LOSS.FEAT_WEIGHT": WEIGHT}
+    checks = {"DIM": whole(1, 8192), "LOSS.CE_WEIGHT": WEIGHT, "LOSS.FEAT_WEIGHT": WEIGHT}
     venue = "ICCV 2019"
     transfers = "pooled features, correlated between neighbours in a batch"
     relates_images = True

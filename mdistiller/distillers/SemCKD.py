@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import TEMPERATURE, WEIGHT
+from mdistiller.errors import UserError
 from mdistiller.models._common import BatchNorm2d
 
 from ._base import Distiller, Output
 from ._common import full_precision, pool_larger, stage_channels, stages_of
 from .KD import kd_loss
+
+MOST_IMAGES = 8192  # of a batch
+WIDEST = 1024  # channels within a projector; the release has 4096 for a ResNet50, 0.8 billion parameters in all
 
 
 def make_embedding(size: int) -> nn.Sequential:
@@ -23,8 +27,8 @@ def make_embedding(size: int) -> nn.Sequential:
 
 
 def make_projector(channels: int, channels_to: int) -> nn.Sequential:
-    """1x1, 3x3 and 1x1 convolutions, the first two twice as wide as the last."""
-    width = 2 * channels_to
+    """1x1, 3x3 and 1x1 convolutions, the first two twice as wide as the last, up to WIDEST."""
+    width = min(2 * channels_to, WIDEST)
     return nn.Sequential(
         *(nn.Conv2d(channels, width, 1, bias=False), BatchNorm2d(width), nn.ReLU(inplace=True)),
         *(nn.Conv2d(width, width, 3, padding=1, bias=False), BatchNorm2d(width), nn.ReLU(inplace=True)),
@@ -63,6 +67,7 @@ class SemCKD(Distiller):
 
     An image's query or key of a stage is made of the products of its map with those of the batch's images. The maps of
     a pair are compared at the smaller size, the student's projected to the teacher's channels.
+    Raises UserError for a SOLVER.BATCH_SIZE above MOST_IMAGES.
     """
 
     defaults = {
@@ -86,6 +91,11 @@ class SemCKD(Distiller):
         self.temperature, self.softness = cfg.SEMCKD.TEMPERATURE, cfg.SEMCKD.SOFTNESS
         self.kd_weight, self.feat_weight = cfg.SEMCKD.LOSS.KD_WEIGHT, cfg.SEMCKD.LOSS.FEAT_WEIGHT
         self.batch_size = cfg.SOLVER.BATCH_SIZE
+        if self.batch_size > MOST_IMAGES:
+            raise UserError(
+                f"SOLVER.BATCH_SIZE is {self.batch_size}, and with it grow the layers of this method; expected at most "
+                f"{MOST_IMAGES:,}"
+            )
         channels_student, channels_teacher = (stages_of(each, stage_channels(each)) for each in (student, teacher))
         self.queries = nn.ModuleList(make_embedding(self.batch_size) for _ in channels_student)
         self.keys = nn.ModuleList(make_embedding(self.batch_size) for _ in channels_teacher)

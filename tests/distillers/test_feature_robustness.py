@@ -13,9 +13,9 @@ from mdistiller.models import build_model
 
 METHODS = [
     *("OFD", "REVIEWKD", "AT", "NST", "PKT", "SP", "KDSVD", "FITNET", "SDD", "RKD", "CRD", "VID"),
-    *("WKD", "CATKD", "SIMKD", "SRRL", "OFAKD", "CC", "SEMCKD"),
+    *("WKD", "CATKD", "SIMKD", "SRRL", "OFAKD", "CC", "SEMCKD", "USKD"),
 ]
-WITH_PARAMETERS = ["OFD", "REVIEWKD", "FITNET", "CRD", "VID", "WKD", "SIMKD", "SRRL", "OFAKD", "CC", "SEMCKD"]
+WITH_PARAMETERS = ["OFD", "REVIEWKD", "FITNET", "CRD", "VID", "WKD", "SIMKD", "SRRL", "OFAKD", "CC", "SEMCKD", "USKD"]
 PAIRS = [("resnet8", "resnet14"), ("MobileNetV2", "vgg8"), ("vgg8", "MobileNetV2"), ("resnet8", "MobileNetV2")]
 
 

@@ -158,3 +158,23 @@ def test_semckd_equals_its_release():
     leaves |= {released_name(name): parameter for name, parameter in own.items()}
     assert_gradients(losses["loss_feat"], {name: leaves[name] for name in entry["gradients"]}, entry["gradients"])
     assert leaves.keys() == entry["gradients"].keys()
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith("USKD")])
+def test_uskd_equals_its_release(name):
+    entry, cfg = GOLDEN[name], CFG.clone()
+    for key in ("ALPHA", "BETA", "MU"):
+        cfg.USKD[key] = entry[key]
+    shape = entry["batch"], entry["classes"]
+    middle = tensor("pooled student", entry, (entry["batch"], entry["channels"]))[:, :, None, None]
+    student = Stages([middle, middle.clone()], entry["classes"])
+    student.logits = nn.Parameter(tensor("student", entry, shape, entry["scale"]))
+    student.fc = nn.Linear(entry["channels"], entry["classes"])
+    distiller = build_distiller("USKD", student, None, cfg).double().train()
+    weak = distiller.weak_classifier
+    fill.fill_(weak.state_dict(), entry["seed"])
+    _, losses = distiller(image=IMAGES, target=fill.labels(*shape, entry["seed"]), epoch=1)
+    loss = losses["loss_kd"] + losses["loss_weak"]
+    assert loss.item() == pytest.approx(entry["loss"], rel=1e-8)
+    leaves = {"student": student.logits, "pooled student": student.maps[0], "weight": weak.weight, "bias": weak.bias}
+    assert_gradients(loss, leaves, entry["gradients"])

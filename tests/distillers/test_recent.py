@@ -6,11 +6,14 @@ from torch import nn
 
 from mdistiller.distillers import build_distiller
 from mdistiller.distillers.CATKD import class_maps
+from mdistiller.distillers.CC import cc_loss
 from mdistiller.distillers.RLD import correlation_loss
+from mdistiller.distillers.SemCKD import embed, make_embedding
 from mdistiller.distillers.TTM import transformed_kl
+from mdistiller.distillers.USKD import rank_loss
 from mdistiller.engine.cfg import CFG
 from mdistiller.errors import UserError
-from mdistiller.models import build_model
+from mdistiller.models import build_model, find_classifier
 
 
 def networks(student="resnet8", teacher="vgg8"):
@@ -70,3 +73,42 @@ def test_class_maps_average_to_the_logits_without_their_bias():
     logits, features = network(torch.randn(2, 3, 32, 32))
     maps = class_maps(features["final_map"], network.fc.weight, 2)
     torch.testing.assert_close(maps.mean(dim=(2, 3)), logits)
+
+
+def test_semckd_takes_a_smaller_batch_and_refuses_layers_for_a_huge_one():
+    assert losses_of(build_distiller("SemCKD", *networks(), CFG).train(), images=3)["loss_feat"].isfinite()
+    with pytest.raises(UserError, match=r"SOLVER.BATCH_SIZE is 8193, .* expected at most 8,192"):
+        build_distiller("SemCKD", *networks(), config(**{"SOLVER.BATCH_SIZE": 8193}))
+
+
+def test_semckd_of_a_smaller_batch_is_that_of_one_with_blank_images():
+    torch.manual_seed(0)
+    feat, embedding = torch.randn(3, 8), make_embedding(5)
+    blank = torch.cat([feat, torch.zeros(2, 8)])
+    torch.testing.assert_close(embed(feat, feat, embedding, 5), embed(blank, blank, embedding, 5)[:3])
+
+
+def test_a_student_that_ends_in_another_s_classifier_is_refused_by_simkd():
+    student = build_model("cifar100", "resnet8+resnet14", 10)
+    with pytest.raises(UserError, match="ends in another network's classifier already"):
+        build_distiller("SimKD", student, build_model("cifar100", "vgg8", 10), CFG)
+
+
+def test_simkd_s_student_keeps_the_teacher_s_classifier():
+    student, teacher = networks()
+    distiller = build_distiller("SimKD", student, teacher, CFG).train()
+    optimizer = torch.optim.SGD(distiller.get_learnable_parameters(), 0.1, weight_decay=0.1)
+    sum(losses_of(distiller).values()).backward()
+    optimizer.step()
+    assert torch.equal(distiller.student.classifier.weight, find_classifier(teacher).weight)
+
+
+def test_cc_of_one_image_is_zero():
+    assert cc_loss(torch.ones(1, 4), torch.zeros(1, 4)) == 0
+
+
+def test_uskd_s_labels_follow_the_rank_of_the_classes():
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]])
+    target, labels = torch.tensor([1]), torch.tensor([1 / 2, 1 / 3, 1 / 4])  # of the classes 3, 2 and 0
+    expected = -(labels / labels.sum() * torch.tensor([2.0, 1.0, 0.0]).log_softmax(0)).sum()
+    torch.testing.assert_close(rank_loss(logits, logits, target), expected)

@@ -86,6 +86,10 @@ def semckd(weight):
     return weights("SEMCKD", CE=1, KD=1, FEAT=weight) | {"SEMCKD.TEMPERATURE": 4, "SEMCKD.SOFTNESS": 1}
 
 
+def uskd(alpha, beta, mu):
+    return {"USKD.CE_WEIGHT": 1.0, "USKD.ALPHA": alpha, "USKD.BETA": beta, "USKD.MU": mu}
+
+
 def ctkd(ce, weight, loops, standardised=False):
     values = {"CTKD.LOSS.CE_WEIGHT": ce, "CTKD.LOSS.KD_WEIGHT": weight, "CTKD.CURRICULUM_EPOCHS": loops}
     return values | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
@@ -196,6 +200,7 @@ CIFAR100 = {
     "KDSVD": SCRIPT | feature("KDSVD", 1),
     "DIST": mdistiller(0.05) | dist(4),
     **{f"DIST-{student}": mdistiller(0.01) | dist(4) for student in MOBILE},
+    "USKD": recipe(128, 200, 0.1, [60, 120, 160], decay=0.2) | uskd(0.1, 0.1, 0.1),
     "NKD": recipe(128, 200, 0.1, [60, 120, 160], decay=0.2) | nkd(3, 3.5),
     "CTKD": mdistiller(0.05) | ctkd(0.1, 0.9, 10),
     **{f"CTKD-{student}": mdistiller(0.01) | ctkd(0.1, 0.9, 10) for student in MOBILE},
@@ -278,6 +283,7 @@ OF_IMAGENET = {
     "SRRL": imagenet(512, 0.2) | weights("SRRL", CE=1, FEAT=1, KD=1),
     "OFAKD": imagenet(512, 0.1) | weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1.5},
     "SemCKD": recipe(256, 90, 0.1, [30, 60], weight_decay=1e-4) | semckd(50),
+    "USKD": imagenet(256, 0.1) | uskd(1, 0.1, 0.005),
     # No release trains them on ImageNet
     "CC": imagenet(512, 0.2) | feature("CC", 0.02) | {"CC.DIM": 128},
     "TTM": imagenet(512, 0.2) | ttm("TTM", 0.1, 45),
