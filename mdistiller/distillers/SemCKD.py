@@ -37,13 +37,13 @@ def make_projector(channels: int, channels_to: int) -> nn.Sequential:
 
 
 @full_precision
-def embed(feat: torch.Tensor, whole: torch.Tensor, embedding: nn.Module, size: int) -> torch.Tensor:
-    """Queries or keys, of unit length, from the products of images' maps with those of a batch of up to `size` images.
+def embed(feat: torch.Tensor, embedding: nn.Module, size: int) -> torch.Tensor:
+    """Queries or keys, of unit length, from the products of the maps of a batch of up to `size` images.
 
-    feat: (images, …); whole: (batch, …). Returns (images, width). A smaller batch is like one with blank images.
+    feat: (batch, …). Returns (batch, width). A smaller batch is like one with blank images.
     """
-    similarities = feat @ whole.T
-    return F.normalize(embedding(F.pad(similarities, (0, size - similarities.shape[1]))), dim=1)
+    similarities = feat @ feat.T
+    return F.normalize(embedding(F.pad(similarities, (0, size - len(feat)))), dim=1)
 
 
 @full_precision
@@ -103,10 +103,10 @@ class SemCKD(Distiller):
         self.projectors = nn.ModuleList(make_projector(*pair) for pair in pairs)
 
     def embedded(self, embeddings: nn.ModuleList, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Queries or keys (batch, stages, width) of the images here, for `maps`, one a stage."""
-        flat = [feat.flatten(1) for feat in maps]
-        triples = zip(flat, map(self.processes.whole, flat), embeddings, strict=True)
-        return torch.stack([embed(*triple, self.batch_size) for triple in triples], dim=1)
+        """Queries or keys (whole batch, stages, width) of `maps`, one a stage."""
+        flat = (self.processes.whole(feat.flatten(1)) for feat in maps)
+        pairs = zip(flat, embeddings, strict=True)
+        return torch.stack([embed(*pair, self.batch_size) for pair in pairs], dim=1)
 
     def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         maps_student = stages_of(self.student, student.features["feats"])
@@ -115,9 +115,9 @@ class SemCKD(Distiller):
         weights = attention(queries, keys, self.softness).flatten(1)
         pairs = itertools.starmap(pool_larger, itertools.product(maps_student, maps_teacher))
         losses = [map_losses(net(ours), theirs) for net, (ours, theirs) in zip(self.projectors, pairs, strict=True)]
-        per_image = (weights * torch.stack(losses, dim=1)).sum(dim=1) / len(maps_student)
+        per_pair = self.processes.whole(torch.stack(losses, dim=1))
         logits = self.processes.whole(student.logits), self.processes.whole(teacher.logits)
         return {
             "loss_kd": self.kd_weight * kd_loss(*logits, self.temperature),
-            "loss_feat": self.feat_weight * self.processes.whole(per_image).mean(),
+            "loss_feat": self.feat_weight * (weights * per_pair).sum(dim=1).mean() / len(maps_student),
         }

@@ -85,7 +85,7 @@ def test_semckd_of_a_smaller_batch_is_that_of_one_with_blank_images():
     torch.manual_seed(0)
     feat, embedding = torch.randn(3, 8), make_embedding(5)
     blank = torch.cat([feat, torch.zeros(2, 8)])
-    torch.testing.assert_close(embed(feat, feat, embedding, 5), embed(blank, blank, embedding, 5)[:3])
+    torch.testing.assert_close(embed(feat, embedding, 5), embed(blank, embedding, 5)[:3])
 
 
 def test_a_student_that_ends_in_another_s_classifier_is_refused_by_simkd():
