@@ -10,7 +10,7 @@ from mdistiller.checks import WEIGHT, whole
 from mdistiller.models import find_classifier
 
 from ._base import Features
-from ._common import full_precision
+from ._common import full_precision, require_final_map
 from ._feature import FeatureDistiller
 
 
@@ -51,6 +51,7 @@ class CATKD(FeatureDistiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
+        require_final_map(type(self).__name__, student, teacher)
         self.resolution = cfg.CATKD.RESOLUTION
         self.is_normalised = cfg.CATKD.NORMALISE
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mdistiller.checks import WEIGHT, whole
-from mdistiller.models import probe_features
+from mdistiller.models import find_classifier
 
 from ._base import Features
 from ._common import full_precision
@@ -36,8 +36,7 @@ class CC(FeatureDistiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
         self.embed_student, self.embed_teacher = (
-            nn.Linear(probe_features(network, (32, 32))["pooled_feat"].shape[1], cfg.CC.DIM)
-            for network in (student, teacher)
+            nn.Linear(find_classifier(network).in_features, cfg.CC.DIM) for network in (student, teacher)
         )
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
 from mdistiller.errors import UserError
-from mdistiller.models import probe_features
+from mdistiller.models import find_classifier
 
 from ._base import ALONE, Features
 from ._common import full_precision
@@ -47,11 +47,6 @@ def memory_scores(
 
 
 unit_length = full_precision(F.normalize)
-
-
-def pooled_width(network: nn.Module) -> int:
-    """Channels of `pooled_feat`, which depend on no image size."""
-    return probe_features(network, (32, 32))["pooled_feat"].shape[1]
 
 
 class Embed(nn.Module):
@@ -149,7 +144,8 @@ class CRD(FeatureDistiller):
         self.k = cfg.CRD.NCE.K
         self.is_exact = cfg.CRD.MODE == "exact"
         dim, momentum, temperature = cfg.CRD.FEAT.DIM, cfg.CRD.NCE.MOMENTUM, cfg.CRD.NCE.TEMPERATURE
-        self.embed_s, self.embed_t = (Embed(pooled_width(network), dim) for network in (student, teacher))
+        widths = (find_classifier(network).in_features for network in (student, teacher))
+        self.embed_s, self.embed_t = (Embed(width, dim) for width in widths)
         self.contrast = ContrastMemory(num_data, dim, self.k, temperature, momentum)
         self.sampler = Sampler(cfg.EXPERIMENT.SEED)
 

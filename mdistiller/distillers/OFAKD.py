@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import WEIGHT, number
-from mdistiller.models import find_classifier, probe_features
+from mdistiller.models import find_classifier
 from mdistiller.models._common import BatchNorm2d, init_convolutions
 
 from ._base import Distiller, Output
-from ._common import full_precision, is_target, stages_of, total
+from ._common import full_precision, is_target, stage_channels, stages_of, total
 
 
 @full_precision
@@ -74,10 +74,9 @@ class OFAKD(Distiller):
         super().__init__(student, teacher, cfg)
         self.eps = cfg.OFAKD.EPS
         self.kd_weight, self.feat_weight = cfg.OFAKD.LOSS.KD_WEIGHT, cfg.OFAKD.LOSS.FEAT_WEIGHT
-        features = [probe_features(network, (32, 32)) for network in (student, teacher)]
-        width = max(each["pooled_feat"].shape[1] for each in features)
-        classes = find_classifier(student).out_features
-        channels = [feat.shape[1] for feat in stages_of(student, features[0]["feats"])]
+        classifiers = find_classifier(student), find_classifier(teacher)
+        width, classes = max(each.in_features for each in classifiers), classifiers[0].out_features
+        channels = stages_of(student, stage_channels(student))
         self.branches = nn.ModuleList(
             make_branch(each, len(channels) - place, width, classes) for place, each in enumerate(channels, 1)
         )

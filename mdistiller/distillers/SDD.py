@@ -11,7 +11,7 @@ from mdistiller.checks import TEMPERATURE, WARM_UP, WEIGHT, Check, list_of, whol
 from mdistiller.models import find_classifier
 
 from ._base import Output
-from ._common import full_precision, warm_up
+from ._common import full_precision, require_final_map, warm_up
 from ._logit import LogitDistiller
 from .DKD import dkd_losses
 
@@ -75,6 +75,7 @@ class SDD(LogitDistiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
+        require_final_map(type(self).__name__, student, teacher)
         self.scales = cfg.SDD.SCALES
         self.alpha = cfg.SDD.ALPHA
         self.beta = cfg.SDD.BETA

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import WEIGHT
-from mdistiller.models import find_classifier, probe_features
+from mdistiller.models import find_classifier
 from mdistiller.models._common import BatchNorm2d, global_average, init_convolutions
 
 from ._base import Distiller, Output
-from ._common import full_precision
+from ._common import full_precision, require_final_map
 
 
 @full_precision
@@ -37,8 +37,9 @@ class SRRL(Distiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
+        require_final_map(type(self).__name__, student)
         self.feat_weight, self.kd_weight = cfg.SRRL.LOSS.FEAT_WEIGHT, cfg.SRRL.LOSS.KD_WEIGHT
-        widths = [probe_features(network, (32, 32))["final_map"].shape[1] for network in (student, teacher)]
+        widths = [find_classifier(network).in_features for network in (student, teacher)]
         convolution = nn.Conv2d(widths[0], widths[1], 1, bias=False)
         self.connector = nn.Sequential(convolution, BatchNorm2d(widths[1]), nn.ReLU(inplace=True))
         init_convolutions(self.connector)

@@ -11,7 +11,7 @@ from mdistiller.errors import UserError
 from mdistiller.models.reused import PLUS, Reused
 
 from ._base import Features
-from ._common import full_precision, pool_larger
+from ._common import full_precision, pool_larger, require_final_map
 from ._feature import FeatureDistiller
 
 
@@ -47,6 +47,7 @@ class SimKD(FeatureDistiller):
         super().__init__(student, teacher, cfg)
         if isinstance(student, Reused):
             raise UserError("the student ends in another network's classifier already; name a plain network")
+        require_final_map(type(self).__name__, student, teacher)
         self.student = Reused(student, teacher, cfg.DATASET.IMAGE_SIZE or 32)
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import WEIGHT
-from mdistiller.models import find_classifier, probe_features
+from mdistiller.models import find_classifier
 from mdistiller.models._common import global_average
 
 from ._base import Distiller, Output
-from ._common import full_precision, is_target
+from ._common import full_precision, is_target, stage_channels
 
 SMOOTHING = 0.1  # of the labels that the weak classifier learns
 EPSILON = 1e-6
@@ -68,8 +68,7 @@ class USKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module | None, cfg: Any):
         super().__init__(student, teacher, cfg)
         self.alpha, self.beta, self.mu = cfg.USKD.ALPHA, cfg.USKD.BETA, cfg.USKD.MU
-        width = probe_features(student, (32, 32))["feats"][-2].shape[1]
-        self.weak_classifier = nn.Linear(width, find_classifier(student).out_features)
+        self.weak_classifier = nn.Linear(stage_channels(student)[-2], find_classifier(student).out_features)
 
     def losses(self, student: Output, teacher: Any, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         weak = self.weak_classifier(global_average(student.features["feats"][-2]))

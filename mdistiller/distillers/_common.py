@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mdistiller.errors import UserError
 from mdistiller.models import probe_features
 from mdistiller.models._common import BatchNorm2d
 
@@ -81,7 +82,8 @@ def stage_channels(network: Any) -> list[int]:
 def stages_of(network: nn.Module, entries: Sequence[T]) -> Sequence[T]:
     """`entries`, one for each of the feature maps of `network`, without the stem's, which some networks do not list."""
     if network not in _stage_counts:
-        _stage_counts[network] = len(batch_norms_before_relu(network))
+        count = getattr(network, "get_num_stages", None)  # of an adapted network, which may have no batch norms
+        _stage_counts[network] = count() if count else len(batch_norms_before_relu(network))
     return entries[-_stage_counts[network] :]
 
 
@@ -129,6 +131,17 @@ class ConvReg(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn(self.conv(x))
         return self.relu(x) if self.use_relu else x
+
+
+def require_final_map(method: str, *networks: nn.Module) -> None:
+    """Raise UserError for a network of others without "final_map", which `method` reads."""
+    for network in networks:
+        contract = getattr(network, "contract", None)
+        if contract is not None and contract.final is None:
+            raise UserError(
+                f"{method} asks the classifier about the last map, and that of {contract.name} reads no average of it; "
+                "choose another network, or another method"
+            )
 
 
 def get_feat_shapes(

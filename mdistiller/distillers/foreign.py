@@ -14,6 +14,7 @@ from torch import nn
 
 from mdistiller.checks import Check
 from mdistiller.errors import UserError
+from mdistiller.folder_modules import described, folder_of, load_module
 
 from ._base import OWN, Distiller, Output
 from ._contract import (
@@ -26,7 +27,6 @@ from ._contract import (
     check_returned,
     kind_of,
 )
-from ._folder import described, folder_of, load_module
 
 INPUT_SIZE_SECTIONS, MDISTILLER_INPUT_SIZE = ("FITNET", "VID"), (32, 32)
 
@@ -65,6 +65,12 @@ class ForeignDistiller(Distiller):
             )
         distiller.contrastive = Contrast(cfg) if CONTRAST in cls.required_keywords() else None
         return distiller
+
+    @classmethod
+    def has_task_loss(cls) -> bool:
+        theirs = [each for each in cls.__mro__ if each is not ForeignDistiller and "forward_train" in vars(each)]
+        own = vars(theirs[0])["forward_train"]
+        return own.__module__.startswith(Distiller.__module__.rpartition(".")[0])
 
     @classmethod
     def path(cls) -> str:
@@ -215,7 +221,7 @@ def load_class(reference: str) -> type[Distiller]:
 
 @functools.cache
 def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
-    module = load_module(path, *version)
+    module = load_module(path, __package__, "distiller file", *version)
     folder = folder_of(module.__name__).__name__
     own = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Distiller)]
     own = [key for key in own if getattr(module, key).__module__.startswith(f"{folder}.")]

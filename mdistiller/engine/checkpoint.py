@@ -38,7 +38,7 @@ class Checkpointer:
             self.place = place
             return
         content = {
-            "model": trainer.distiller.student.state_dict(),
+            "model": trainer.student.state_dict(),
             "meta": trainer.about(),
             "training": trainer.state_dict(),
         }

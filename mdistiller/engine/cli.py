@@ -25,7 +25,7 @@ from .flags import Parser, TrainingParser
 from .index import BENCHMARKS, Benchmark
 from .launch import Launch
 from .lines import count
-from .listing import print_config, print_index, print_unnumbered
+from .listing import print_config, print_names
 from .places import run_of, runs_of
 from .resolve import Choices, baseline_config, distillation_config
 from .resume import SavedRun
@@ -77,9 +77,9 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
         parser.add_argument("--demo", action="store_true", help="all three trainings on small synthetic images")
     parser.set_defaults(demo=False)
     flags = parser.parse(arguments)
-    if flags.list:
-        print_index({"student": benchmark.students, "teacher": benchmark.teachers, "distiller": benchmark.distillers})
-        print_unnumbered(benchmark)
+    if flags.list is not None:
+        columns = {"student": benchmark.students, "teacher": benchmark.teachers, "distiller": benchmark.distillers}
+        print_names(flags.list, columns, benchmark)
         return
     if flags.demo:
         if flags.cfg or flags.teacher_weights:
@@ -105,8 +105,8 @@ def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | 
     parser = TrainingParser(f"Train one network without a teacher ({benchmark.label}): teachers and baselines.")
     parser.add_argument("--selected_model", metavar="MODEL", help="index or name, as of students (default 0)")
     flags = parser.parse(arguments)
-    if flags.list:
-        print_index({"model": benchmark.students})
+    if flags.list is not None:
+        print_names(flags.list, {"model": benchmark.students})
         return
     device = select_device(flags.device)
     processes = join(device)

@@ -18,8 +18,8 @@ from .board import link_runs
 from .cfg import SHARED_SECTIONS, used_sections
 from .effects import read_keys
 from .lines import LABEL, LINE, command, count, duration, fitted, shortened
-from .optim import TWO_GRADIENTS
 from .runs import BASELINE_FOLDERS, PROJECT, RunFiles, shown
+from .solver import BETAS, TWO_GRADIENTS
 
 HEAD_LINES, METHOD_LINES = 15, 2  # at most, and of them at least for the method's settings
 LONGEST_NAME, LONGEST_ROOT = 24, 40
@@ -115,11 +115,17 @@ def describe_optimiser(solver: CN) -> str:
     """The optimiser and the schedule of its learning rate."""
     name = f"DOT of delta {solver.DOT.DELTA:g}" if solver.TRAINER in TWO_GRADIENTS else solver.TYPE
     momentum = f"momentum {solver.MOMENTUM:g}{' (Nesterov)' if solver.NESTEROV else ''}"
+    if solver.TYPE == "AdamW":
+        momentum = f"betas {BETAS[0]:g} and {BETAS[1]:g}"
     decay = f"weight decay {solver.WEIGHT_DECAY:g}{' but for norms and biases' if solver.NO_DECAY_NORMS else ''}"
     clipping = f"gradients clipped at {solver.CLIP_GRAD:g}, " if solver.CLIP_GRAD else ""
+    clipping += f"{solver.ACCUMULATE} batches a step, " if solver.ACCUMULATE > 1 else ""
+    clipping += f"average of weights with decay {solver.EMA:g}, " if solver.EMA else ""
+    rise = f" after {count(solver.WARMUP_EPOCHS, 'epoch')} of warm-up" if solver.WARMUP_EPOCHS else ""
     stages = ", ".join(map(str, solver.LR_DECAY_STAGES))  # last, as many may be cut off
     fall = f", times {solver.LR_DECAY_RATE:g} after epoch {stages}" if stages else ""
-    return f"{name} of {momentum}, {decay}, {clipping}learning rate {solver.LR:g}{fall}"
+    fall = ", a cosine to 0" if solver.SCHEDULER == "cosine" else fall
+    return f"{name} of {momentum}, {decay}, {clipping}learning rate {solver.LR:g}{rise}{fall}"
 
 
 def describe_device(cfg: CN, data: Data, processes: int) -> str:
@@ -156,7 +162,8 @@ def describe_files(files: RunFiles) -> list[str]:
 def hints(cfg: CN) -> list[str]:
     """What in `cfg` runs but may be a mistake, a sentence each."""
     solver, found = cfg.SOLVER, []
-    if late := [stage for stage in solver.LR_DECAY_STAGES if stage >= solver.EPOCHS]:
+    late = [stage for stage in solver.LR_DECAY_STAGES if stage >= solver.EPOCHS]
+    if late and solver.SCHEDULER == "step":
         early = [stage for stage in solver.LR_DECAY_STAGES if stage < solver.EPOCHS]
         falls = f"falls after {', '.join(map(str, early))} alone" if early else "never falls"
         found.append(
@@ -164,9 +171,9 @@ def hints(cfg: CN) -> list[str]:
             f"{solver.EPOCHS}: the learning rate {falls}"
         )
     lr, batch = RECIPES.get(cfg.DATASET.TYPE, RECIPE)
-    in_proportion = lr * solver.BATCH_SIZE / batch
+    in_proportion = lr * solver.BATCH_SIZE * solver.ACCUMULATE / batch
     ratio = solver.LR / in_proportion
-    if not FAR[0] <= ratio <= FAR[1]:
+    if solver.TYPE == "SGD" and not FAR[0] <= ratio <= FAR[1]:
         times = f"{ratio:.3g} times" if ratio > 1 else f"1/{1 / ratio:.3g} of"
         found.append(
             f"Hint: SOLVER.LR {solver.LR:g} is {times} what the presets' recipe, {lr:g} for batches of {batch}, means "

@@ -55,7 +55,7 @@ class Processes(Alone):
     def weighed(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`losses` as they count where gradients are averaged over the processes: each by its share of the batch.
 
-        This holds for means over the images as for what each process computes of the whole batch.
+        This holds for means over the images as for what each process computes of the whole batch by `whole`.
         """
         return losses
 
@@ -107,6 +107,7 @@ class Several(Processes):
 
     def __init__(self, launch: Launch, device: torch.device):
         self.share, self.launch, self.device, self.count = launch.share, launch, device, 0
+        self.have_whole_batches = False  # and so the same losses
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -136,7 +137,7 @@ class Several(Processes):
         return whole(tensor, self.share, self.count)
 
     def weighed(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if not self.share.is_divided(self.count):
+        if self.have_whole_batches or not self.share.is_divided(self.count):
             return losses
         own = self.share.part(self.count)
         weight = self.size * (own.stop - own.start) / self.count
@@ -185,6 +186,7 @@ class Several(Processes):
         distiller.processes = self
         if isinstance(distiller, ForeignDistiller) and distiller.relates_images:
             self.copy([*distiller.parameters(), *distiller.buffers()])
+            self.have_whole_batches = True
             return WholeBatch(distiller, self.share, self.apart)
         model: nn.Module = distiller
         if is_plain:

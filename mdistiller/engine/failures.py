@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from mdistiller.distillers._folder import described, line_of
 from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.errors import UserError
+from mdistiller.folder_modules import described, line_of
 
 from .describe import script_of, starter
 from .distributed import LOST, explain_lost

@@ -49,7 +49,12 @@ class TrainingParser(Parser):
     def __init__(self, description: str):
         super().__init__(description)
         self.epilog = "Trains in one process; in N, each on a GPU of its own, after torchrun --nproc_per_node=N."
-        self.add_argument("--list", action="store_true", help="print the indices and names, and stop")
+        self.add_argument(
+            "--list",
+            nargs="*",
+            metavar="LIBRARY PATTERN",
+            help="print the indices and names, or those of torchvision or timm with PATTERN in them, and stop",
+        )
         self.add_argument("--cfg", metavar="FILE", help="YAML config, MDistiller's too, in place of the preset")
         self.add_argument(
             "--fast", action="store_true", help="the fastest precision and compilation that the device has"

@@ -1,6 +1,7 @@
 """The parts of a batch that several processes have, put together."""
 
 import contextlib
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -19,28 +20,34 @@ class Whole(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, own: slice, count: int) -> torch.Tensor:
-        ctx.own, ctx.scale = own, count / (own.stop - own.start)
+    def forward(ctx: Any, tensor: torch.Tensor, own: slice, count: int, scale: float) -> torch.Tensor:
+        ctx.own, ctx.scale = own, scale
         whole = tensor.new_zeros(count, *tensor.shape[1:])
         whole[own] = tensor
         dist.all_reduce(whole)
         return whole
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        return gradient[ctx.own] * ctx.scale, None, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # type: ignore[override]
+        return gradient[ctx.own] * ctx.scale, None, None, None
 
 
-def whole(tensor: torch.Tensor, share: Share, count: int) -> torch.Tensor:
-    """The `count` rows of all processes, of which `tensor` has those of this one's `share`."""
-    return Whole.apply(tensor, share.part(count), count) if share.is_divided(count) else tensor
+def whole(tensor: torch.Tensor, share: Share, count: int, scale: float | None = None) -> torch.Tensor:
+    """The `count` rows of all processes, of which `tensor` has those of this one's `share`.
+
+    scale: of the gradient, where their loss is not weighed by the share.
+    """
+    if not share.is_divided(count):
+        return tensor
+    own = share.part(count)
+    return Whole.apply(tensor, own, count, scale or count / (own.stop - own.start))
 
 
 class WholeBatch:
     """Calls a distiller with the whole batch, in every process, whose networks compute this process's part alone.
 
-    Whatever it does with what they return, it does with all images, as in one process. apart: a context for random
-    numbers that differ between processes.
+    Whatever it does with what they return, it does with all images, as in one process; its losses are the same in each
+    process and need no weights. apart: a context for random numbers that differ between processes.
     """
 
     def __init__(self, distiller: Distiller, share: Share, apart: Callable[[], Any]):
@@ -52,16 +59,17 @@ class WholeBatch:
 
     def divide(self, network: nn.Module) -> None:
         """Have `network` compute a part of what it is given, and put it together, while the distiller trains."""
-        forward = network.forward
+        compiled = vars(network).get("forward")
+        forward = (lambda _, *args, **kwargs: compiled(*args, **kwargs)) if compiled else type(network).forward
 
-        def divided(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        def divided(network: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             if not (self.is_running and self.share.is_divided(len(x))):
-                return forward(x, *args, **kwargs)
+                return forward(network, x, *args, **kwargs)
             with self.apart():
-                returned = forward(x[self.share.part(len(x))], *args, **kwargs)
-            return mapped(lambda tensor: whole(tensor, self.share, len(x)), returned)
+                returned = forward(network, x[self.share.part(len(x))], *args, **kwargs)
+            return mapped(lambda tensor: whole(tensor, self.share, len(x), self.share.size), returned)
 
-        network.forward = divided
+        network.forward = types.MethodType(divided, network)  # of a copy, that of the copy
 
     def __call__(self, target: torch.Tensor, **batch: Any) -> Any:
         count = self.distiller.processes.count
@@ -80,5 +88,6 @@ def mapped(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
     if isinstance(value, dict):
         return {key: mapped(function, each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)([mapped(function, each) for each in value])
+        values = [mapped(function, each) for each in value]
+        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
     return value

@@ -26,14 +26,18 @@ FREE = {
     "DATASET.ROOT",
     "DATASET.NUM_WORKERS",
     "DISTILLER.TEACHER_WEIGHTS",
+    "DISTILLER.STUDENT_WEIGHTS",
     "DISTILLER.TYPE_SHA256",
+    "DISTILLER.NETWORKS_SHA256",
     "EXPERIMENT.PROJECT",
     "EXPERIMENT.VERSIONS",
 }
 FOUND = (  # by a run, where not given
     "DISTILLER.TEACHER_WEIGHTS",
     "DISTILLER.TEACHER_SHA256",
+    "DISTILLER.STUDENT_SHA256",
     "DISTILLER.TYPE_SHA256",
+    "DISTILLER.NETWORKS_SHA256",
     "DATASET.FINGERPRINT",
 )
 STAGES = "SOLVER.LR_DECAY_STAGES"
@@ -156,6 +160,8 @@ def differences(then: CN, now: CN, finished: int) -> list[str]:
     if all(passed(values[STAGES], finished) == passed(before[STAGES], finished) for values in (before, after)):
         before[STAGES] = after[STAGES]
     told = []
+    if now.SOLVER.SCHEDULER == "cosine" and finished and now.SOLVER.EPOCHS != then.SOLVER.EPOCHS:
+        told.append(f"SOLVER.EPOCHS {now.SOLVER.EPOCHS}, was {then.SOLVER.EPOCHS}, over which the learning rate falls")
     for key in dict.fromkeys((*before, *after)):
         old, new = before.get(key, ""), after.get(key, "")
         if key not in FREE and not key.startswith("LOG.") and old != new:

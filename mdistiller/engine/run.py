@@ -12,17 +12,18 @@ from yacs.config import CfgNode as CN
 from mdistiller.dataset import BatchSource, Data, build_data
 from mdistiller.distillers import Distiller, build_distiller, find_method
 from mdistiller.errors import UserError
-from mdistiller.models import build_model
 from mdistiller.models.folding import fold_batch_norms
 
 from .cfg import changed, used_sections
 from .describe import describe_code, describe_run, hint_of_devices, hints
 from .distributed import ONE, Processes
 from .failures import explained
+from .freezing import freeze
 from .identity import with_variant
 from .index import Benchmark
 from .launch import Launch
 from .metrics import Result, evaluate
+from .networks import build_network, checksums, label_of
 from .owner import owned
 from .precision import compile_networks, keep_freed_memory
 from .provenance import describe_data, describe_versions
@@ -93,7 +94,7 @@ def run_experiment(
     method = find_method(cfg.DISTILLER.TYPE)
     log_folder, weights_folder = BASELINE_FOLDERS if baseline else folders_of(method)
     label = with_variant(method.__name__, cfg, method)
-    student_name, teacher_name = cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if method.needs_teacher else None
+    student_name, teacher_name = label_of(cfg, "STUDENT"), label_of(cfg, "TEACHER") if method.needs_teacher else None
     published = [with_variant(student_name, cfg, method)] if baseline else [student_name, label]
     with contextlib.ExitStack() as stack:
         state, files = None, saved.place.files(*published) if saved else None
@@ -120,7 +121,8 @@ def run_experiment(
             "run": files.name,
             "launch": Launch().name,
             "processes": processes.size,
-            "network": method.student_name(student_name, teacher_name),
+            "network": method.student_name(cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER),
+            "arguments": cfg.DISTILLER.STUDENT_ARGS,
             "models": benchmark.models_for(cfg.DATASET.TYPE),
             "teacher": teacher_name,
             "teacher_top1": parts.teacher_top1,
@@ -174,6 +176,7 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
     found = {
         "DATASET.FINGERPRINT": ("images", "-".join(data.fingerprints[split] for split in splits)),
         "DISTILLER.TYPE_SHA256": ("distiller's file", find_method(cfg.DISTILLER.TYPE).checksum()),
+        "DISTILLER.NETWORKS_SHA256": ("networks' file", checksums(cfg)),
         "EXPERIMENT.VERSIONS": ("code", describe_code(describe_versions()["versions"])),
     }
     for key, (what, now) in found.items():
@@ -182,10 +185,18 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
             notes.append(f"Warning: the {what} {has} changed since the run of this config; its numbers may differ")
         cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
-    student, teacher = build_model(models, cfg.DISTILLER.STUDENT, data.num_classes), None
+    student, teacher = build_network(cfg, "STUDENT", models, data.num_classes), None
+    if path := cfg.DISTILLER.STUDENT_WEIGHTS:
+        if load_weights(student, path, cfg.DISTILLER.STUDENT, keeps_classifier=True).get("kept"):
+            notes.append("The student's classifier is new: its weights are of other classes")
+        sha256 = sha256_of(path)
+        if cfg.DISTILLER.STUDENT_SHA256 not in ("", sha256):
+            notes.append("Warning: the student's weights have changed since the run of this config")
+        cfg = changed(cfg, "DISTILLER.STUDENT_SHA256", sha256)
+    freeze(student, cfg.DISTILLER.FREEZE, cfg.DISTILLER.STUDENT)
     if needs_teacher:
         name, dataset = cfg.DISTILLER.TEACHER, describe_data(cfg, data)["dataset"]
-        teacher = build_model(models, name, data.num_classes)
+        teacher = build_network(cfg, "TEACHER", models, data.num_classes)
         if not cfg.DISTILLER.TEACHER_WEIGHTS:
             weights, passed_over = processes.first(partial(find_teacher_weights, benchmark, cfg, utils, dataset))
             notes += passed_over

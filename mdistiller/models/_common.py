@@ -60,8 +60,14 @@ def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def find_classifier(network: nn.Module) -> nn.Linear:
-    """The layer of `network` that turns `pooled_feat` into logits: its last `nn.Linear`."""
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    """The layer of `network` that turns `pooled_feat` into logits."""
+    return find_classifiers(network)[0]
+
+
+def find_classifiers(network: nn.Module) -> list[nn.Linear]:
+    """The layers that give logits: of ours the last `nn.Linear`; a network of others may have several heads."""
+    contract = getattr(network, "contract", None)
+    return contract.classifiers if contract else [m for m in network.modules() if isinstance(m, nn.Linear)][-1:]
 
 
 @torch.no_grad()

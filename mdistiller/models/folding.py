@@ -11,6 +11,11 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._pytree import tree_leaves
+
+from ._watch import watch
+
+ROUNDING = 1e-4  # in the outputs of a folded network, beside their largest
 
 
 class FoldedBatchNorm(nn.BatchNorm2d):
@@ -29,12 +34,52 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """A copy of `network` for inference: in eval mode, without gradients, batch norms folded into convolutions.
 
     Modules keep their names and state; only what a folded convolution returns, and its weight and bias, differ. A batch
-    norm is folded where it alone reads what a convolution makes and both run once, as torch.fx finds.
+    norm is folded where it alone reads what a convolution makes and both run once, as torch.fx finds. In a network of
+    others, where torch.fx may lose its way, an image's does, and a second one shows that nothing else reads it.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
-    for convolution, norm in _foldable_pairs(folded):
+    contract = getattr(folded, "contract", None)
+    pairs = _foldable_pairs(folded) if contract is None else _watched_pairs(folded, contract.image_size)
+    for convolution, norm in pairs:
         _fold(convolution, norm)
+    if contract is not None and not _is_equal(network, folded, contract.image_size):
+        return copy.deepcopy(network).eval().requires_grad_(False)
     return folded
+
+
+def _watched_pairs(network: nn.Module, image_size: int) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Pairs (convolution, batch norm) of modules of `network`, by the calls that one image makes."""
+    root, _ = watch(network, _image_for(network, image_size, seed=0))
+    calls = list(root.walk())
+    counts, readers = (
+        Counter(call.module for call in calls),
+        Counter(id(call.given) for call in calls if not call.calls),
+    )
+    makers = {id(call.returned): call.module for call in calls if type(call.module) is nn.Conv2d}
+    pairs = []
+    for call in calls:
+        norm, convolution = call.module, makers.get(id(call.given))
+        if type(norm) is nn.BatchNorm2d and norm.running_mean is not None and isinstance(convolution, nn.Conv2d):
+            if readers[id(call.given)] == counts[norm] == counts[convolution] == 1:
+                pairs.append((convolution, norm))
+    return pairs
+
+
+@torch.no_grad()
+def _is_equal(network: nn.Module, folded: nn.Module, image_size: int) -> bool:
+    """Whether both turn an image into the same logits and features, up to rounding."""
+    image, was_training = _image_for(network, image_size, seed=1), network.training
+    expected, found = (tree_leaves(each(image)) for each in (network.eval(), folded))
+    network.train(was_training)
+    return all(
+        torch.allclose(a, b, rtol=ROUNDING, atol=ROUNDING * float(a.abs().max()))
+        for a, b in zip(expected, found, strict=True)
+    )
+
+
+def _image_for(network: nn.Module, image_size: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, 3, image_size, image_size, generator=generator).to(next(network.parameters()))
 
 
 @torch.no_grad()

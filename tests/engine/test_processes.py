@@ -17,6 +17,7 @@ CASES = [
     "SEMCKD SEMCKD.LOSS.FEAT_WEIGHT=1.0",  # with the release's weight these untrained networks diverge
     f"{relational.__file__}:Relational",
     f"{relational.__file__}:Local",
+    f"{relational.__file__}:Views",
     "SKD SKD.FORM=paper",
     "KD SOLVER.TRAINER=dot",
     "SKD SOLVER.TRAINER=dot",

@@ -14,7 +14,7 @@ from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, training_main
 from mdistiller.engine.index import CIFAR100
 from mdistiller.engine.metrics import Meter, NotFinite, Result, evaluate
-from mdistiller.engine.optim import learning_rate
+from mdistiller.engine.solver import learning_rate
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY
 
@@ -188,7 +188,7 @@ def test_best_is_the_best_of_the_whole_run(script, monkeypatch):
 def test_last_checkpoint_holds_what_the_next_epoch_depends_on(script):
     train(script)
     last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
-    parts = "finished best kept distiller optimizer generators meter seconds untold log"
+    parts = "finished best kept distiller optimizer average generators meter seconds untold log"
     assert set(last["training"]) == set(parts.split())
     momenta = last["training"]["optimizer"]["optimizer"]["state"]
     assert len(momenta) == len(list(build_model("cifar100", "resnet8", 9).parameters()))

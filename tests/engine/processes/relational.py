@@ -1,5 +1,7 @@
 """A distiller file that counts on the whole batch in whatever it does."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -35,3 +37,21 @@ class Local(Relational):
         logits, features = self.student(image)
         losses = self.layer(features["pooled_feat"]).square().mean()
         return logits, {"loss_ce": nn.functional.cross_entropy(logits, target), "loss_kd": losses}
+
+
+class Views(Distiller):
+    """Calls its networks with both views at once, with some of the images, and with a copy that it makes late."""
+
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+        self.copies = []
+
+    def forward_train(self, image, target, **kwargs):
+        if not self.copies:
+            self.copies.append(copy.deepcopy(self.student))
+        logits, again = self.student(torch.cat([image, image.flip(3)]))[0].chunk(2)
+        some, _ = self.student(image[target % 2 == 0])
+        with torch.no_grad():
+            before, _ = self.copies[0](image)
+        loss = (logits - again).square().mean() + some.square().sum() / 100 + (logits - before).square().mean()
+        return logits, {"loss_ce": nn.functional.cross_entropy(logits, target), "loss_kd": loss}
