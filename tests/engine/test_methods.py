@@ -42,7 +42,7 @@ def test_method_trains_and_its_student_is_found(script, teacher, index):
     "preset",
     [
         *("KD_standardised", "DKD_standardised", "CTKD_standardised", "MLKD_standardised", "MLKD_two_view"),
-        *("KD_dot", "SKD_paper", "SDD_cvpr2024"),
+        *("KD_dot", "SKD_paper", "SDD_cvpr2024", "RLD_standardised", "WKD_logits", "WKD_features"),
     ],
 )
 def test_variant_preset_trains(script, teacher, preset):
