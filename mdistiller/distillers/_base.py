@@ -140,6 +140,11 @@ class Distiller(nn.Module):
         return ["standardised"] if cls.compares_logits and cfg.DISTILLER.LOGIT_STANDARDIZATION else []
 
     @classmethod
+    def student_name(cls, student: str, teacher: str | None) -> str:
+        """Name for `build_model` of the network that is saved; student, teacher: of those that a run starts from."""
+        return student
+
+    @classmethod
     def checksum(cls) -> str:
         """Of a user's own file, which may change between runs; empty for a method of the package."""
         return ""

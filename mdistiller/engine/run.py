@@ -122,7 +122,7 @@ def run_experiment(
             "run": files.name,
             "launch": Launch().name,
             "processes": processes.size,
-            "network": cfg.DISTILLER.STUDENT,
+            "network": method.student_name(cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER),
             "arguments": cfg.DISTILLER.STUDENT_ARGS,
             "models": benchmark.models_for(cfg.DATASET.TYPE),
             "teacher": teacher_name,
@@ -148,7 +148,7 @@ def run_experiment(
             log.line("===== New Logging Session Started =====")
             running = f"student={student_name}, teacher={teacher_name}, distiller={label}"
             log.line(f"Running main with {running}", wrap=False)
-            networks = {"teacher": parts.teacher, "student": parts.student}
+            networks = {"teacher": parts.teacher, "student": distiller.student}
             for line in describe_run(cfg, meta, parts.data, networks, files, processes.size):
                 log.line(line)
             if method.takes_new_sections:
