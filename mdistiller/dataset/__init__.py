@@ -11,6 +11,7 @@ from mdistiller.dataset.folder import check_same_classes, read_images
 from mdistiller.dataset.images import ImageSet, resize_images
 from mdistiller.dataset.loaders import AUGMENTATIONS, BatchSource, Loader
 from mdistiller.dataset.memory import available_memory
+from mdistiller.dataset.mixing import Extras
 from mdistiller.dataset.sources import DATASETS, Source, fill_defaults
 from mdistiller.dataset.streaming import FileLoader
 from mdistiller.dataset.tuples import get_dataset
@@ -186,7 +187,8 @@ def _loader(sets, split, cfg, seed, **options):
     dataset, source, batch_size = cfg.DATASET, DATASETS[cfg.DATASET.TYPE], cfg.DATASET.TEST.BATCH_SIZE
     options |= {"weak_view": source.weak_view, "posterize_bits": source.posterize_bits}
     if split == "train":
-        options |= {"augment": dataset.AUGMENT, "shuffle": True, "seed": seed}
+        extras = Extras(dataset.RANDAUGMENT, dataset.ERASING, dataset.MIXUP, dataset.CUTMIX)
+        options |= {"augment": dataset.AUGMENT, "shuffle": True, "seed": seed, "extras": extras}
         batch_size = cfg.SOLVER.BATCH_SIZE
     of_all = sets[split], batch_size, tuple(dataset.MEAN), tuple(dataset.STD)
     if isinstance(sets[split], ImageSet):

@@ -4,12 +4,12 @@ Random numbers are always drawn on the host, from a CPU generator: a seed gives 
 the device never has to wait for a choice to be known.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from mdistiller.dataset.operations import operation_table, rotate
+from mdistiller.dataset.operations import Operation, operation_table, rotate
 
 CROP_PADDING = 4
 ROTATION = 20  # degrees, either way
@@ -109,15 +109,25 @@ def random_operation(images: torch.Tensor, draws: Draws, posterize_bits: tuple[i
 
     images: uint8 (n, 3, H, W). Returns the same shape. Source: RandAugment, NeurIPS 2020, with random magnitudes.
     """
-    operations = operation_table(posterize_bits)
-    choices, uniform = draws.integers(len(operations), images), draws.uniform(0, 1, images)
+    operations = [*operation_table(posterize_bits).values()]
+    return operate(images, operations, draws.integers(len(operations), images), draws.uniform(0, 1, images))
+
+
+def operate(
+    images: torch.Tensor, operations: Sequence[Operation], choices: torch.Tensor, places: torch.Tensor
+) -> torch.Tensor:
+    """Apply to each image one of `operations`, at a place in the range of its magnitudes.
+
+    images: uint8 (n, 3, H, W); choices: int64 (n,), numbers of operations; places: (n,), from 0 for the lowest
+    magnitude to 1 for the highest; the latter two on the host. Returns the images' shape.
+    """
     # Sorted by operation, the rows that share one are a slice whose bounds the host knows.
     order = choices.argsort(stable=True)
     counts = choices.bincount(minlength=len(operations)).tolist()
-    uniform = uniform[order].to(images.device, non_blocking=True)
+    places = places[order].to(images.device, non_blocking=True)
     order, inverse = torch.stack([order, order.argsort()]).to(images.device, non_blocking=True)
-    groups = zip(operations.values(), images.index_select(0, order).split(counts), uniform.split(counts), strict=True)
-    results = [op(group, low + (high - low) * u) for (op, low, high), group, u in groups]
+    groups = zip(operations, images.index_select(0, order).split(counts), places.split(counts), strict=True)
+    results = [op(group, low + (high - low) * place) for (op, low, high), group, place in groups]
     return torch.cat(results).index_select(0, inverse)
 
 

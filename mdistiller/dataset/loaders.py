@@ -12,13 +12,14 @@ import torch
 
 from mdistiller.dataset.augment import Draws, distort, weak
 from mdistiller.dataset.images import ImageFiles, ImageSet
+from mdistiller.dataset.mixing import NONE, Extras, draw_mixture, erase, rand_augment
 from mdistiller.errors import UserError
 from mdistiller.share import ALL, Share
 
 AUGMENTATIONS = ("none", "weak", "strong", "weak+strong", "two-view")
 # Images augmented by one round of tensor calls: enough that launching them costs little, few enough for a CPU's cache.
 CHUNK = 1024
-ORDER, VIEWS, CROPS = range(3)  # what an epoch's random numbers are for; each has seeds of its own
+ORDER, VIEWS, CROPS, EXTRAS = range(4)  # what an epoch's random numbers are for; each has seeds of its own
 
 
 class BatchSource:
@@ -27,7 +28,8 @@ class BatchSource:
     augment: "none", "weak" or "strong"; "weak+strong", which has every image twice in an epoch, once in each way, all
     shuffled together; or "two-view", which has every image once, in both ways in the same batch.
     mean, std: three numbers each, for values in 0..1. seed: 0 or more, from which every random choice follows, on any
-    device. weak_view: what weak augmentation does, a function like `weak`. posterize_bits: of `distort`.
+    device. weak_view: what weak augmentation does, a function like `weak`. posterize_bits: of `distort`. extras: what
+    the images go through after that; of two views both do so alike.
 
     Each epoch's order has a random generator of its own, and so has each chunk of batches that are augmented together:
     a chunk is made without those before it. An epoch is finished when its last batch is handed out. An iteration begins
@@ -35,7 +37,9 @@ class BatchSource:
 
     A batch is a dict of `image`, float32 (B, 3, H, W) in `memory_format`; `target`, int64 (B,); and `index`, int64
     (B,), the row in the image set. With "two-view" it has `image_weak`, which is `image`, and `image_strong` as well.
-    The last batch may be smaller. Raises `UserError` for an unknown augmentation or a batch size below one.
+    Mixed images have `target_mixed`, int64 (B,), the class of the image before each in the batch, with which it is
+    mixed; and `mix`, a scalar, the weight of `target`, that of `target_mixed` being 1 - `mix`. The last batch may be
+    smaller. Raises `UserError` for an unknown augmentation or a batch size below one.
 
     share: of several processes. A loader that shuffles gives this one's part of every batch, whose random numbers are
     those of the whole batch; another one gives every `share.size`-th batch, whole.
@@ -54,6 +58,7 @@ class BatchSource:
         weak_view: Callable[[torch.Tensor, Draws], torch.Tensor] = weak,
         posterize_bits: tuple[int, int] = (1, 1),
         share: Share = ALL,
+        extras: Extras = NONE,
     ) -> None:
         if augment not in AUGMENTATIONS:
             raise UserError(f"unknown augmentation {augment!r}: DATASET.AUGMENT takes {', '.join(AUGMENTATIONS)}")
@@ -69,6 +74,7 @@ class BatchSource:
         self.weak_view = weak_view
         self.posterize_bits = posterize_bits
         self.share = share
+        self.extras = extras
         self._mean, self._std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std))
         # Epochs finished, and batches handed out of the one that runs: now, and where the next iteration begins.
         self._position = self._start = 0, 0
@@ -109,19 +115,33 @@ class BatchSource:
         """Images of batch `number`, from 0, in all processes."""
         return min(self.batch_size, self.num_images_per_epoch - number * self.batch_size)
 
+    def part_of_group(self, number: int, size: int) -> tuple[float, bool]:
+        """The share that batch `number` has of the images of its group, and whether it is the last of that.
+
+        size: batches of a group; the last group of an epoch may have fewer.
+        """
+        first = number // size * size
+        group = range(first, min(first + size, len(self)))
+        return self.images_in(number) / sum(map(self.images_in, group)), number == group[-1]
+
     def _batches(self, epoch, first):
         """The numbers, from `first` on, and the batches of `epoch`, which counts from 0; empty ones are left out."""
         raise NotImplementedError
 
     def _own(self, number):
-        """Which images of batch `number` this process makes."""
+        """Which images of batch `number` this process makes, int64: its part, and first the one that this mixes in."""
         count = self.images_in(number)
-        if self.shuffle:
-            return self.share.part(count)
-        return slice(0, count if number % self.share.size == self.share.rank else 0)
+        if not self.shuffle:
+            return torch.arange(count if number % self.share.size == self.share.rank else 0)
+        part = self.share.part(count)
+        return torch.arange(part.start - self._has_one_more, part.stop) % count
+
+    @property
+    def _has_one_more(self):
+        return self.extras.mixes and self.share.size > 1
 
     def _seeds(self, epoch, purpose, count):
-        """The first `count` seeds, one a chunk, of generators for `purpose`: ORDER, which needs one, VIEWS or CROPS."""
+        """The first `count` seeds, one a chunk, of generators for `purpose`: one of ORDER, or of the others."""
         sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, purpose))
         return sequence.generate_state(count, np.uint64).tolist()
 
@@ -146,13 +166,29 @@ class BatchSource:
             views.append(distort(weak_view, draws, self.posterize_bits))
         return views
 
-    def _batch(self, rows, views):
-        """The batch of the image set's `rows`, int64 (B,), from their uint8 `views`."""
-        images = [self._normalise(view) for view in views]
+    def _batch(self, number, seed, rows, views):
+        """Batch `number`, of the image set's `rows`, int64 (B,), from their uint8 `views`; seed: of EXTRAS."""
+        images, targets = [self._normalise(view) for view in views], self.image_set.targets[rows]
+        if self.extras.erasing:
+            rows_here = None if self.share.size == 1 else self._own(number)
+            draws = Draws(torch.Generator().manual_seed(seed), self.images_in(number), rows_here)
+            for view in images:
+                erase(view, draws, self.extras.erasing)
+        mixed = {}
+        if self.extras.mixes:
+            mixture = draw_mixture(seed, self.extras, *images[0].shape[2:])
+            images = [mixture.of(*self._pairs(view)) for view in images]
+            (targets, others), (rows, _) = self._pairs(targets), self._pairs(rows)
+            weight = torch.tensor(mixture.weight).to(self.device, non_blocking=True)
+            mixed = {"target_mixed": others, "mix": weight}
         batch = {"image": images[0]}
         if self.augment == "two-view":
             batch |= {"image_weak": images[0], "image_strong": images[1]}
-        return batch | {"target": self.image_set.targets[rows], "index": rows}
+        return batch | {"target": targets, "index": rows} | mixed
+
+    def _pairs(self, values):
+        """`values` (B, ...) of this process's images of a batch, and those of the images before them."""
+        return (values[1:], values[:-1]) if self._has_one_more else (values, values.roll(1, 0))
 
     def _rows(self, entries):
         """The image set's rows, on the device, that `entries`, some of those that `_order` gives, stand for."""
@@ -162,6 +198,8 @@ class BatchSource:
         if self.augment == "none":
             return images
         images = self._weak(images, draws)
+        if self.extras.randaugment:
+            return rand_augment(images, draws, self.extras.randaugment)
         if self.augment == "strong":
             return distort(images, draws, self.posterize_bits)
         if self.augment == "weak+strong":
@@ -199,12 +237,12 @@ class Loader(BatchSource):
     def _batches(self, epoch, first):
         batches_per_chunk = max(1, CHUNK // self.batch_size)
         chunks = self._order(epoch).split(batches_per_chunk * self.batch_size)
-        seeds = self._seeds(epoch, VIEWS, len(chunks))
+        seeds, extras = self._seeds(epoch, VIEWS, len(chunks)), self._seeds(epoch, EXTRAS, len(self))
         for chunk in range(first // batches_per_chunk, len(chunks)):
             numbers = range(chunk * batches_per_chunk, min((chunk + 1) * batches_per_chunk, len(self)))
             batches = zip(numbers, self._chunk(chunks[chunk], seeds[chunk], numbers), strict=True)
             yield from (
-                (number, self._batch(rows, views))
+                (number, self._batch(number, extras[number], rows, views))
                 for number, (rows, *views) in batches
                 if len(rows) > 0 and number >= first
             )
@@ -218,5 +256,5 @@ class Loader(BatchSource):
         rows = self._rows(entries if places is None else entries[places])
         images = self.image_set.images.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
         parts = rows, *self._views(seed, entries, places, images)
-        sizes = [part.stop - part.start for part in own]
+        sizes = [len(part) for part in own]
         return zip(*(part.split(sizes) for part in parts), strict=True)

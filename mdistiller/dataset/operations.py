@@ -11,8 +11,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+MAGNITUDES = 31  # of RandAugment
 
-def operation_table(posterize_bits: tuple[int, int] = (1, 1)) -> dict[str, tuple[Callable, float, float]]:
+Operation = tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], float, float]
+
+
+def operation_table(posterize_bits: tuple[int, int] = (1, 1)) -> dict[str, Operation]:
     """The strong operations as {name: (function, lowest magnitude, highest magnitude)}."""
     return {
         "AutoContrast": (autocontrast, 0, 1),
@@ -29,6 +33,36 @@ def operation_table(posterize_bits: tuple[int, int] = (1, 1)) -> dict[str, tuple
         "Solarize": (solarize, 0, 256),
         "TranslateX": (translate_x, -0.3, 0.3),
         "TranslateY": (translate_y, -0.3, 0.3),
+    }
+
+
+def rand_augment_table(magnitude: int, height: int, width: int) -> dict[str, Operation]:
+    """The operations of torchvision's RandAugment as {name: (function, one magnitude, the other)}.
+
+    magnitude: 0 to MAGNITUDES - 1, of images of `height` and `width` pixels. The two differ where its sign is random.
+    """
+
+    def level(low: float, high: float) -> float:
+        return float(torch.linspace(low, high, MAGNITUDES)[magnitude])  # in float32, as there
+
+    shear, turn, blend, threshold = level(0, 0.3), level(0, 30), level(0, 0.9), 255 * level(1, 0)
+    down, right = (int(level(0, 150 / 331 * size)) / size for size in (height, width))
+    bits = round(8 - magnitude / ((MAGNITUDES - 1) / 4))
+    return {
+        "Identity": (identity, 0, 0),
+        "ShearX": (shear_x, -shear, shear),
+        "ShearY": (shear_y, -shear, shear),
+        "TranslateX": (translate_x, right, -right),
+        "TranslateY": (translate_y, down, -down),
+        "Rotate": (rotate, -turn, turn),
+        "Brightness": (brightness, 1 - blend, 1 + blend),
+        "Color": (color, 1 - blend, 1 + blend),
+        "Contrast": (contrast, 1 - blend, 1 + blend),
+        "Sharpness": (sharpness, 1 - blend, 1 + blend),
+        "Posterize": (posterize, bits, bits),
+        "Solarize": (solarize, threshold, threshold),
+        "AutoContrast": (autocontrast, 0, 0),
+        "Equalize": (equalize, 0, 0),
     }
 
 

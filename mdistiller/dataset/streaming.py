@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from mdistiller.dataset.decoding import decode
 from mdistiller.dataset.images import ImageFiles, read_small
-from mdistiller.dataset.loaders import CROPS, VIEWS, BatchSource
+from mdistiller.dataset.loaders import CROPS, EXTRAS, VIEWS, BatchSource
 from mdistiller.errors import UserError
 
 CROP_AREA = (0.08, 1.0)  # of the image's
@@ -71,15 +71,16 @@ class FileLoader(BatchSource):
 
     def _batches(self, epoch, first):
         self._plan.begin_at = epoch, first
-        seeds, batches = self._seeds(epoch, VIEWS, len(self)), self._order(epoch).split(self.batch_size)
+        seeds, extras = (self._seeds(epoch, purpose, len(self)) for purpose in (VIEWS, EXTRAS))
+        batches = self._order(epoch).split(self.batch_size)
         for item in self._decoded:
             if isinstance(item, str):
                 raise UserError(item)
             number, views = item
             views = [view.to(self.device, non_blocking=True) for view in views]
             entries, own = batches[number], self._own(number)
-            places = torch.arange(len(entries))[own] if self.share.size > 1 else None
-            yield number, self._batch(self._rows(entries[own]), self._views(seeds[number], entries, places, *views))
+            views = self._views(seeds[number], entries, own if self.share.size > 1 else None, *views)
+            yield number, self._batch(number, extras[number], self._rows(entries[own]), views)
 
     def _weak(self, images, draws):
         return super()._weak(images, draws) if self.small else images  # workers have cropped them
@@ -120,9 +121,9 @@ class _Plan:
         seeds = self.loader._seeds(epoch, CROPS, len(batches))
         for number in range(first, len(batches)):
             own = self.loader._own(number)
-            if own.stop > own.start:
+            if len(own) > 0:
                 draws = self._draws(len(batches[number]), seeds[number])
-                yield number, batches[number][own].numpy(), None if draws is None else draws[:, own]
+                yield number, batches[number][own].numpy(), None if draws is None else draws[:, own.numpy()]
 
     def _draws(self, count, seed):
         if self.loader.augment == "none" or self.loader.small:

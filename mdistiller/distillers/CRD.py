@@ -136,6 +136,7 @@ class CRD(FeatureDistiller):
     }
     venue = "ICLR 2020"
     transfers = "pooled features, contrasted with other classes'"
+    needs_one_class = True
     relates_images = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any, num_data: int):

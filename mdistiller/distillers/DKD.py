@@ -68,6 +68,7 @@ class DKD(LogitDistiller):
     }
     venue = "CVPR 2022"
     transfers = "target and non-target logits, decoupled"
+    needs_one_class = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)

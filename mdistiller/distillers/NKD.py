@@ -42,6 +42,7 @@ class NKD(LogitDistiller):
     checks = {"CE_WEIGHT": WEIGHT, "GAMMA": WEIGHT, "T": TEMPERATURE}
     venue = "ICCV 2023"
     transfers = "target logit, normalised non-target logits"
+    needs_one_class = True
     index = 18
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):

@@ -71,6 +71,7 @@ class SDD(LogitDistiller):
     }
     venue = "CVPR 2024"
     transfers = "decoupled logits of image regions"
+    needs_one_class = True
     has_own_folders = True
     reads_features = True
 

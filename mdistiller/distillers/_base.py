@@ -71,6 +71,8 @@ class Distiller(nn.Module):
     # Whether a loss relates the images of a batch to each other, and so is no mean over them. Of several processes,
     # which have a part of each batch, every one then computes it of the whole (`processes.whole`).
     relates_images: ClassVar[bool] = False
+    # Whether a loss beside the cross-entropy asks for the class of an image, so that two of a mixed one are none.
+    needs_one_class: ClassVar[bool] = False
     # Whether there is a teacher to learn from.
     needs_teacher: ClassVar[bool] = True
     # Whether the teacher stays as it is loaded, in eval mode: it may be folded, compiled as constants and not saved.
@@ -90,7 +92,8 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = teacher
         self.ce_weight = self.weight_of("CE_WEIGHT", cfg)
-        self.label_smoothing = cfg.SOLVER.LABEL_SMOOTHING if cfg is not None and "SOLVER" in cfg else 0.0
+        solver = cfg.get("SOLVER", {}) if cfg is not None else {}
+        self.label_smoothing = solver.get("LABEL_SMOOTHING", 0.0)
         self.processes: Any = ALONE
         if teacher is not None:
             teacher.requires_grad_(False)
@@ -180,7 +183,8 @@ class Distiller(nn.Module):
         """One training forward.
 
         image: (batch, 3, height, width); target: (batch,) class indices; keywords: `epoch` (int, from 1),
-        `index` (batch,), the images' rows in the training set, and with two views `image_weak` and `image_strong`.
+        `index` (batch,), the images' rows in the training set, with two views `image_weak` and `image_strong`, and of
+        mixed images `target_mixed` and `mix`, those of `task_loss`.
         Returns the student's logits (batch, classes) and a dict of scalar losses, whose sum is minimised.
         """
         student, teacher = Output(*self.student(image)), None
@@ -190,9 +194,24 @@ class Distiller(nn.Module):
         losses = self.losses(student, teacher, target, **kwargs)
         return student.logits, {"loss_ce": self.task_loss(student.logits, target, **kwargs), **losses}
 
-    def task_loss(self, logits: torch.Tensor, target: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """CE_WEIGHT times the cross-entropy of logits (batch, classes) on the labels, as SOLVER and DATASET have it."""
-        return self.ce_weight * cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+    def task_loss(
+        self,
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        target_mixed: torch.Tensor | None = None,
+        mix: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """CE_WEIGHT times the cross-entropy of logits (batch, classes) on the labels, smoothed as SOLVER says.
+
+        target: (batch,) class indices; of mixed images `mix`, a scalar, is its weight, and 1 - `mix` that of
+        `target_mixed` (batch,). Returns a scalar.
+        """
+        loss = cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        if target_mixed is not None and mix is not None:
+            other = cross_entropy(logits, target_mixed, label_smoothing=self.label_smoothing)
+            loss = mix * loss + (1 - mix) * other
+        return self.ce_weight * loss
 
     def forward_test(self, image: torch.Tensor) -> torch.Tensor:
         """The student's logits, (batch, classes)."""

@@ -44,6 +44,7 @@ class ForeignDistiller(Distiller):
     memory_format = torch.contiguous_format
     takes_new_sections = True
     reads_features = False  # as far as is known
+    needs_one_class = True
     relates_images = True
     is_checked = False  # whether it has returned, once, what a trainer takes
     contrastive: Contrast | None  # for a `forward_train` that takes what it draws
@@ -65,6 +66,7 @@ class ForeignDistiller(Distiller):
                 "super().__init__(student, teacher)"
             )
         distiller.contrastive = Contrast(cfg) if CONTRAST in cls.required_keywords() else None
+        distiller.label_smoothing = cfg.SOLVER.get("LABEL_SMOOTHING", 0.0)  # the file need not hand its config on
         return distiller
 
     @classmethod

@@ -12,6 +12,7 @@ from mdistiller.checks import (
     TEXT,
     Check,
     above_zero,
+    is_number,
     is_whole,
     list_of,
     number,
@@ -20,7 +21,9 @@ from mdistiller.checks import (
     whole,
 )
 from mdistiller.dataset import AUGMENTATIONS
+from mdistiller.dataset.operations import MAGNITUDES
 from mdistiller.distillers import DISTILLERS, Distiller, check_settings
+from mdistiller.errors import UserError
 
 from .cfg import SHARED_SECTIONS, TEXT_KEYS
 from .precision import AMP_TYPES
@@ -31,6 +34,7 @@ SYNTHETIC_IMAGES = whole(1, 200_000)
 SIDE = Check(
     lambda side: is_whole(side) and (side == 0 or 8 <= side <= 1024), "a whole number from 8 to 1,024 pixels, or 0"
 )
+ALPHA = Check(lambda alpha: is_number(alpha) and (alpha == 0 or 0.01 <= alpha <= 100), "0.01 to 100, or 0")
 STAGES = list_of(COUNT, "[150,180,210]", range(101))
 
 # What the values of the shared sections must be, but for yes or no; a method's class says it of its own.
@@ -42,6 +46,10 @@ CHECKS = {
     **dict.fromkeys(("DATASET.STD", "DISTILLER.TEACHER_STD"), list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3))),
     "DATASET.NUM_CLASSES": whole(0, 100_000),
     "DATASET.AUGMENT": one_of(*AUGMENTATIONS),
+    "DATASET.RANDAUGMENT": whole(0, MAGNITUDES - 1),
+    "DATASET.ERASING": number(0, 1),
+    "DATASET.MIXUP": ALPHA,
+    "DATASET.CUTMIX": ALPHA,
     "DATASET.VAL_FRACTION": FRACTION,
     "DATASET.NUM_WORKERS": whole(0, 1024),
     "DATASET.TEST.BATCH_SIZE": BATCH,
@@ -86,3 +94,20 @@ def check(cfg: CN, method: type[Distiller]) -> None:
     for known in {other.section(): other for other in (*DISTILLERS.values(), method)}.values():
         check_settings(known, cfg)
     check_solver(cfg.SOLVER)
+    check_images(cfg.DATASET, method)
+
+
+def check_images(dataset: CN, method: type[Distiller]) -> None:
+    """Raise UserError for training images that `method`, or DATASET.AUGMENT, does not go together with."""
+    if dataset.RANDAUGMENT and dataset.AUGMENT != "weak":
+        raise UserError(
+            f"DATASET.RANDAUGMENT distorts images after weak augmentation, not {dataset.AUGMENT}; type DATASET.AUGMENT "
+            "weak, or leave it out"
+        )
+    if (dataset.MIXUP or dataset.CUTMIX) and method.needs_one_class:
+        key = "MIXUP" if dataset.MIXUP else "CUTMIX"
+        with_two = [other.__name__ for other in DISTILLERS.values() if not other.needs_one_class]
+        raise UserError(
+            f"DATASET.{key} gives an image two classes, and a loss of {method.__name__} asks for one; leave it out, or "
+            f"choose one of {', '.join(with_two)}"
+        )

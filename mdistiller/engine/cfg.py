@@ -34,6 +34,9 @@ CFG.DATASET.MEAN = ()
 CFG.DATASET.STD = ()
 CFG.DATASET.NUM_CLASSES = 0  # of imagenet, where fewer than 1000 are meant; 0: 1000, or clearly fewer
 CFG.DATASET.AUGMENT = "weak"  # weak | strong | weak+strong | two-view
+CFG.DATASET.RANDAUGMENT = 0  # magnitude, to 30, of two operations after weak augmentation; 0: none
+CFG.DATASET.ERASING = 0.0  # share of the training images that lose a rectangle
+CFG.DATASET.MIXUP = CFG.DATASET.CUTMIX = 0.0  # α of the weight of a training image in a mixture of two; 0: no mixture
 CFG.DATASET.FINGERPRINT = ""  # of the training and test images, in a saved config
 CFG.DATASET.VAL_FRACTION = 0.0  # of the training images, held out to choose the best student on
 CFG.DATASET.NUM_WORKERS = 2  # processes that decode imagenet, at most one a core; other sets live on the device

@@ -46,7 +46,7 @@ def describe_run(
     before = {"Data": describe_images(cfg, data), "Networks": describe_networks(cfg, networks)}
     after = {
         "Optimiser": describe_optimiser(solver),
-        "Training": f"{epochs}, augmentation {cfg.DATASET.AUGMENT}, seed {seed}",
+        "Training": f"{epochs}, {describe_augmentation(cfg)}, seed {seed}",
         "Device": describe_device(cfg, data, processes),
         "Versions": describe_code(meta.get("versions", {})),
     }
@@ -80,7 +80,9 @@ def describe_networks(cfg: CN, networks: Mapping[str, nn.Module | None]) -> str:
         if network is not None:
             millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
             parts.append(f"{role} {shortened(label_of(cfg, role.upper()), LONGEST_NAME)} {millions:.2f} M")
-    return f"{', '.join(parts)} parameters"
+    weights, frozen = cfg.DISTILLER.STUDENT_WEIGHTS, ", ".join(cfg.DISTILLER.FREEZE)
+    begun = f"; the student begins with {shortened(shown(Path(weights)), LONGEST_ROOT)}" if weights else ""
+    return f"{', '.join(parts)} parameters{begun}{f'; frozen: {frozen}' if frozen else ''}"
 
 
 def describe_method(cfg: CN, meta: Mapping[str, Any], lines: int) -> list[str]:
@@ -126,6 +128,14 @@ def describe_optimiser(solver: CN) -> str:
     fall = f", times {solver.LR_DECAY_RATE:g} after epoch {stages}" if stages else ""
     fall = ", a cosine to 0" if solver.SCHEDULER == "cosine" else fall
     return f"{name} of {momentum}, {decay}, {clipping}learning rate {solver.LR:g}{rise}{fall}"
+
+
+def describe_augmentation(cfg: CN) -> str:
+    """What becomes of the training images and their labels."""
+    dataset, smoothing = cfg.DATASET, cfg.SOLVER.LABEL_SMOOTHING
+    told = {"augmentation": dataset.AUGMENT, "RandAugment": dataset.RANDAUGMENT, "erasing": dataset.ERASING}
+    told |= {"mixup": dataset.MIXUP, "CutMix": dataset.CUTMIX, "label smoothing": smoothing}
+    return ", ".join(f"{name} {plain(value)}" for name, value in told.items() if value)
 
 
 def describe_device(cfg: CN, data: Data, processes: int) -> str:

@@ -20,6 +20,7 @@ IGNORED = {
     "LOG.PREFIX": "the scripts write below their own folder",
 }
 TWO_VIEWS = "two-view"
+OF_TRAINING = "AUGMENT", "RANDAUGMENT", "ERASING", "MIXUP", "CUTMIX", "VAL_FRACTION"  # keys of DATASET
 
 
 def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typed: Iterable[str]) -> None:
@@ -77,8 +78,8 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
 def check_evaluation(typed: Iterable[str]) -> None:
     """Raise UserError for a dotted key of the command line that the evaluation of a network does not read."""
     for key in typed:
-        is_read = key.startswith("DATASET.") and key not in ("DATASET.AUGMENT", "DATASET.VAL_FRACTION")
-        if not is_read and key != "DISTILLER.STUDENT_ARGS":
+        section, _, name = key.partition(".")
+        if (section != "DATASET" or name in OF_TRAINING) and key != "DISTILLER.STUDENT_ARGS":
             raise UserError(f"{key} has no effect on an evaluation, which reads keys of DATASET; leave it out")
 
 

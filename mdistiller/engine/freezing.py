@@ -20,11 +20,12 @@ def freeze(student: nn.Module, beginnings: Sequence[str], name: str) -> None:
         if not any(is_below(key, each) for key in names):
             parts = sorted({key.split(".")[0] for key in names})
             raise UserError(
-                f"DISTILLER.FREEZE has {each!r}, and no weight of {name} begins so{nearest(each, parts)}; "
-                f"expected some of {', '.join(parts)}"
+                f"DISTILLER.FREEZE has {each!r}, which is no part of {name}{nearest(each, parts)}; expected some of "
+                f"{', '.join(parts)}, or of their parts"
             )
     for key, parameter in student.named_parameters():
-        parameter.requires_grad_(not any(is_below(key, each) for each in beginnings))
+        if any(is_below(key, each) for each in beginnings):
+            parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise UserError("DISTILLER.FREEZE freezes all of the student; leave a beginning out")
 

@@ -100,6 +100,13 @@ class Minimiser:
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
         """Add the gradient of the sum of `losses` to what `backward` has left in the parameters since the last step."""
         self.is_pending = True
+        self.run_backward(losses)
+        if self.average is not None:  # of which what earlier batches have left is the same in all processes
+            found, like = self.pending(), self.parameters
+            averaged = self.average([gradient for group in found for gradient in group], len(found) * like)
+            self.set_pending([averaged[i : i + len(like)] for i in range(0, len(averaged), len(like))])
+
+    def run_backward(self, losses: dict[str, torch.Tensor]) -> None:
         loss = total(losses.values())
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
@@ -113,10 +120,6 @@ class Minimiser:
         Returns the norm of the gradient, a scalar of which a scaler sees to itself that it is finite where it is used
         (then 0); or None where it was not finite and the step was skipped.
         """
-        if self.average is not None:
-            found, like = self.pending(), self.parameters
-            averaged = self.average([gradient for group in found for gradient in group], len(found) * like)
-            self.set_pending([averaged[i : i + len(like)] for i in range(0, len(averaged), len(like))])
         if self.scaler is not None and self.max_norm > 0:
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm(self.gradients())
@@ -195,8 +198,7 @@ class TwoGradientMinimiser(Minimiser):
         # The second of two backward passes finds what it needs, even in a network that is compiled.
         functorch_config.donated_buffer = False
 
-    def backward(self, losses: dict[str, torch.Tensor]) -> None:
-        self.is_pending = True
+    def run_backward(self, losses: dict[str, torch.Tensor]) -> None:
         if TASK_LOSS not in losses:
             raise UserError(f"SOLVER.TRAINER dot needs a loss called {TASK_LOSS!r}, not only {', '.join(losses)}")
         active = {name: loss for name, loss in losses.items() if loss.requires_grad}  # a number is a loss, too
@@ -248,3 +250,4 @@ class WeightAverage(AveragedModel):
     def __init__(self, network: nn.Module, decay: float):
         super().__init__(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.module.requires_grad_(False)
+        vars(self.module).pop("forward", None)  # compiled, it would be that of `network`

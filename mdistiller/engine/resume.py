@@ -47,6 +47,7 @@ STAGES = "SOLVER.LR_DECAY_STAGES"
 WORDS = {
     "DATASET.FINGERPRINT": "the images have changed",
     "DISTILLER.TEACHER_SHA256": "the teacher's file has changed",
+    "DISTILLER.STUDENT_SHA256": "the file that the student begins with has changed",
 }
 SELECTIONS = "selected_student", "selected_teacher", "selected_distiller", "selected_model", "cfg"
 LAST_LINE = "Learning Time: "

@@ -106,7 +106,7 @@ def run_experiment(
             saved.check(cfg)
             if state is not None and processes.first(partial(has_ended, state, cfg, files)):
                 return tell_ended(state, files), files
-        parts = build_parts(cfg, benchmark, device, utils, processes)
+        parts = build_parts(cfg, benchmark, device, utils, processes, state is not None)
         cfg = parts.cfg
         if saved:
             saved.check(cfg)
@@ -163,8 +163,13 @@ def run_experiment(
             return trainer.fit(), files
 
 
-def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, processes: Processes = ONE) -> Parts:
-    """The images and networks that `cfg` names, the global generators seeded for what draws from them next."""
+def build_parts(
+    cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, processes: Processes = ONE, goes_on: bool = False
+) -> Parts:
+    """The images and networks that `cfg` names, the global generators seeded for what draws from them next.
+
+    goes_on: a saved state will replace the student's weights; the file that it once began with need not be there.
+    """
     models, needs_teacher = benchmark.models_for(cfg.DATASET.TYPE), find_method(cfg.DISTILLER.TYPE).needs_teacher
     options: dict[str, Any] = {"share": processes.share, "memory_format": memory_format_of(cfg)}
     data = build_data(cfg, device, cfg.EXPERIMENT.SEED, **options) if processes.is_first else None
@@ -193,7 +198,8 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
         cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_student(cfg, models, data.num_classes), None
-    if path := cfg.DISTILLER.STUDENT_WEIGHTS:
+    path = cfg.DISTILLER.STUDENT_WEIGHTS
+    if path and not (goes_on and not Path(path).exists()):
         if load_weights(student, path, cfg.DISTILLER.STUDENT, keeps_classifier=True).get("kept"):
             notes.append("The student's classifier is new: its weights are of other classes")
         sha256 = sha256_of(path)

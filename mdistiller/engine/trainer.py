@@ -116,9 +116,9 @@ class Trainer:
         buffers = [buffer.clone() for buffer in self.distiller.buffers()] if self.optimizer.skips else []
         with self.precision:
             logits, losses = self.model(**batch, epoch=self.epoch)
-        joined, place = self.batches_of_a_step()
-        self.optimizer.backward({name: loss / joined for name, loss in self.processes.weighed(losses).items()})
-        if place < joined:
+        weight, is_last = self.data.train.part_of_group(self.steps, self.cfg.SOLVER.ACCUMULATE)
+        self.optimizer.backward({name: loss * weight for name, loss in self.processes.weighed(losses).items()})
+        if not is_last:
             self.meter.update(losses, logits, batch["target"])
             return
         gradient_norm = self.optimizer.step()
@@ -130,12 +130,6 @@ class Trainer:
             for buffer, before in zip(self.distiller.buffers(), buffers, strict=True):
                 buffer.copy_(before)
             self.meter.skip()
-
-    def batches_of_a_step(self) -> tuple[int, int]:
-        """How many batches the optimiser's step joins that the next batch belongs to, and its place, from 1."""
-        joined = self.cfg.SOLVER.ACCUMULATE
-        first = self.steps // joined * joined
-        return min(joined, len(self.data.train) - first), self.steps - first + 1
 
     def judge_epoch(self) -> None:
         """Evaluate the student, save it, and tell the log; a signal waits until what belongs together is written."""

@@ -25,6 +25,8 @@ def config(batch_size=64, **dataset):
         "ROOT": "",
         "IMAGE_SIZE": 0,
         "AUGMENT": "weak+strong",
+        "RANDAUGMENT": 0,
+        **dict.fromkeys(("ERASING", "MIXUP", "CUTMIX"), 0.0),
         "MEAN": (),
         "STD": (),
         "TEST": {"BATCH_SIZE": 20},

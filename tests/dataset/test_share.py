@@ -19,7 +19,9 @@ def joined(loaders):
         sizes = [len(part["target"]) for part in parts]
         assert max(sizes) - min(sizes) <= 1
         is_divided = not all(torch.equal(part["index"], parts[0]["index"]) for part in parts)
-        yield {key: torch.cat([part[key] for part in parts[: None if is_divided else 1]]) for key in parts[0]}
+        parts = parts[: None if is_divided else 1]
+        first = parts[0]
+        yield {key: torch.cat([part[key] for part in parts]) if first[key].ndim else first[key] for key in first}
 
 
 def assert_equal_epochs(make, size, augment):

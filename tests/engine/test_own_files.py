@@ -19,7 +19,7 @@ class DKD(Distiller):
     def __init__(self, student, teacher, cfg):
         super().__init__(student, teacher)
         self.is_standardised = cfg.EXPERIMENT.get("LOGIT_STAND", False)
-        self.decay = cfg.SOLVER.EMA.DECAY if "EMA" in cfg.SOLVER else 0
+        self.decay = cfg.SOLVER.QUEUE.DECAY if "QUEUE" in cfg.SOLVER else 0
         self.alpha = cfg.DKD.ALPHA
 
     def forward_train(self, image, target, **kwargs):
@@ -45,7 +45,7 @@ def row_of(script):
 
 
 def test_a_file_may_bring_keys_of_known_sections_and_its_student_is_evaluated(train):
-    script = train("EXPERIMENT.LOGIT_STAND", "True", "SOLVER.EMA.DECAY", "0.9")
+    script = train("EXPERIMENT.LOGIT_STAND", "True", "SOLVER.QUEUE.DECAY", "0.9")
     assert script.status == 0, script.err
     assert float(row_of(script)["is"]) == 1.0
     assert script(evaluation_main).status == 0 and "DKD" in script.out
