@@ -68,6 +68,7 @@ class OFAKD(Distiller):
     checks = {"EPS": number(1, 10), **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.FEAT_WEIGHT"), WEIGHT)}
     venue = "NeurIPS 2023"
     transfers = "logits, to every stage"
+    needs_one_class = True
     index = 27
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):

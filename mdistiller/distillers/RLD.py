@@ -65,6 +65,7 @@ class RLD(LogitDistiller):
     }
     venue = "ICCV 2025"
     transfers = "the largest logit's confidence, logits below the target's"
+    needs_one_class = True
     index = 20
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):

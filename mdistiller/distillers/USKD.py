@@ -61,6 +61,7 @@ class USKD(Distiller):
     checks = dict.fromkeys(("CE_WEIGHT", "ALPHA", "BETA", "MU"), WEIGHT)
     venue = "ICCV 2023"
     transfers = "the student's own labels, softened; no teacher"
+    needs_one_class = True
     relates_images = True
     needs_teacher = False
     index = 30

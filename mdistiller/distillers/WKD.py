@@ -141,6 +141,7 @@ class WKD(Distiller):
     }
     venue = "NeurIPS 2024"
     transfers = "logits and feature statistics, by the cost of moving them"
+    needs_one_class = True
     index = 23
 
     teacher: nn.Module

@@ -75,7 +75,7 @@ CHECKS = {
     "SOLVER.LABEL_SMOOTHING": FRACTION,
     "DISTILLER.FREEZE": Check(
         lambda names: len(names) <= 1000 and all(isinstance(name, str) and 0 < len(name) <= 200 for name in names),
-        "a list of beginnings of names such as [conv1,layer1]",
+        "a list of the student's parts, such as [conv1,layer1.0]",
     ),
     "SOLVER.CLIP_GRAD": number(0, LARGEST),
     "SOLVER.SKIP_NONFINITE": whole(0, 1000),

@@ -20,9 +20,10 @@ from .effects import read_keys
 from .lines import LABEL, LINE, command, count, duration, fitted, shortened
 from .networks import label_of
 from .runs import BASELINE_FOLDERS, PROJECT, RunFiles, shown
-from .solver import BETAS, TWO_GRADIENTS
+from .solver import TWO_GRADIENTS
 
 HEAD_LINES, METHOD_LINES = 15, 2  # at most, and of them at least for the method's settings
+HIGHEST_OF_ADAMW = 0.01  # learning rate in published recipes
 LONGEST_NAME, LONGEST_ROOT = 24, 40
 # Learning rate and batch of the presets' recipe, by DATASET.TYPE, and how many times off is far. Published recipes go
 # from a twentieth of it, for light networks, to four times.
@@ -42,7 +43,8 @@ def describe_run(
     meta: what its weight files tell; networks: by their role, "teacher" or "student"; processes: how many train it.
     """
     solver, seed = cfg.SOLVER, cfg.EXPERIMENT.SEED
-    epochs = f"{count(solver.EPOCHS, 'epoch')}, batch {solver.BATCH_SIZE}"
+    joined = f"{solver.ACCUMULATE} x " if solver.ACCUMULATE > 1 else ""
+    epochs = f"{count(solver.EPOCHS, 'epoch')}, batch {joined}{solver.BATCH_SIZE}"
     before = {"Data": describe_images(cfg, data), "Networks": describe_networks(cfg, networks)}
     after = {
         "Optimiser": describe_optimiser(solver),
@@ -51,9 +53,11 @@ def describe_run(
         "Versions": describe_code(meta.get("versions", {})),
     }
     folders = describe_files(files)
-    for each in (3, 2, 1):
+    for of_recipe, of_rest in ((3, 3), (3, 2), (3, 1), (2, 1), (1, 1)):
+        most = dict.fromkeys(("Optimiser", "Training"), of_recipe)
         above, below = (
-            [line for label, text in part.items() for line in fitted(label, text, each)] for part in (before, after)
+            [line for label, text in part.items() for line in fitted(label, text, most.get(label, of_rest))]
+            for part in (before, after)
         )
         room = HEAD_LINES - len(above) - len(below) - len(folders)
         if room >= METHOD_LINES:
@@ -116,18 +120,16 @@ def plain(value: Any) -> str:
 def describe_optimiser(solver: CN) -> str:
     """The optimiser and the schedule of its learning rate."""
     name = f"DOT of delta {solver.DOT.DELTA:g}" if solver.TRAINER in TWO_GRADIENTS else solver.TYPE
-    momentum = f"momentum {solver.MOMENTUM:g}{' (Nesterov)' if solver.NESTEROV else ''}"
-    if solver.TYPE == "AdamW":
-        momentum = f"betas {BETAS[0]:g} and {BETAS[1]:g}"
+    if solver.TYPE == "SGD":
+        name += f" of momentum {solver.MOMENTUM:g}{' (Nesterov)' if solver.NESTEROV else ''}"
     decay = f"weight decay {solver.WEIGHT_DECAY:g}{' but for norms and biases' if solver.NO_DECAY_NORMS else ''}"
     clipping = f"gradients clipped at {solver.CLIP_GRAD:g}, " if solver.CLIP_GRAD else ""
-    clipping += f"{solver.ACCUMULATE} batches a step, " if solver.ACCUMULATE > 1 else ""
-    clipping += f"average of weights with decay {solver.EMA:g}, " if solver.EMA else ""
+    averaging = f"weights averaged by {solver.EMA:g}, " if solver.EMA else ""
     rise = f" after {count(solver.WARMUP_EPOCHS, 'epoch')} of warm-up" if solver.WARMUP_EPOCHS else ""
     stages = ", ".join(map(str, solver.LR_DECAY_STAGES))  # last, as many may be cut off
     fall = f", times {solver.LR_DECAY_RATE:g} after epoch {stages}" if stages else ""
     fall = ", a cosine to 0" if solver.SCHEDULER == "cosine" else fall
-    return f"{name} of {momentum}, {decay}, {clipping}learning rate {solver.LR:g}{rise}{fall}"
+    return f"{name}, {decay}, {clipping}{averaging}learning rate {solver.LR:g}{rise}{fall}"
 
 
 def describe_augmentation(cfg: CN) -> str:
@@ -183,6 +185,8 @@ def hints(cfg: CN) -> list[str]:
     lr, batch = RECIPES.get(cfg.DATASET.TYPE, RECIPE)
     in_proportion = lr * solver.BATCH_SIZE * solver.ACCUMULATE / batch
     ratio = solver.LR / in_proportion
+    if solver.TYPE == "AdamW" and solver.LR > HIGHEST_OF_ADAMW:
+        found.append(f"Hint: SOLVER.LR {solver.LR:g} is one of SGD; with AdamW published recipes have 0.0005 to 0.005")
     if solver.TYPE == "SGD" and not FAR[0] <= ratio <= FAR[1]:
         times = f"{ratio:.3g} times" if ratio > 1 else f"1/{1 / ratio:.3g} of"
         found.append(

@@ -68,6 +68,8 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
             f"{name} compares features, of which several teachers have none in common; name one teacher, or choose one "
             f"of {', '.join(without)}"
         )
+    if cfg.SOLVER.LABEL_SMOOTHING and method.weight_of("CE_WEIGHT", cfg) == 0:
+        raise UserError(f"SOLVER.LABEL_SMOOTHING has no effect where the CE_WEIGHT of {name} is 0; leave it out")
     if cfg.DATASET.AUGMENT == TWO_VIEWS and method.number_of_views(cfg) == 1:
         raise UserError(
             f"DATASET.AUGMENT {TWO_VIEWS}: {name} takes one view of an image, as configured; type weak, strong or "

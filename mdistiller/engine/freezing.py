@@ -11,9 +11,9 @@ from mdistiller.errors import UserError, nearest
 
 
 def freeze(student: nn.Module, beginnings: Sequence[str], name: str) -> None:
-    """Take the gradients from the weights of `student` whose names begin with one of `beginnings`.
+    """Take the gradients from the parts of `student`, called `name` in messages, whose names `beginnings` are.
 
-    Raises UserError where one is no beginning, or where nothing is left to train.
+    Raises UserError where there is no such part, or where nothing is left to train.
     """
     names = [key for key, _ in student.named_parameters()]
     for each in beginnings:
@@ -27,7 +27,7 @@ def freeze(student: nn.Module, beginnings: Sequence[str], name: str) -> None:
         if any(is_below(key, each) for each in beginnings):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise UserError("DISTILLER.FREEZE freezes all of the student; leave a beginning out")
+        raise UserError(f"DISTILLER.FREEZE freezes all of {name}; leave a part out")
 
 
 def is_below(key: str, beginning: str) -> bool:

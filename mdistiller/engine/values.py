@@ -232,5 +232,6 @@ def coerce(name: str, value: Any, old: Any, source: str) -> Any:
         value = "" if value is None else as_text(value) if is_mapping(value, old) else value
         fits, value = not isinstance(value, (list, tuple, dict)), str(value)
     if not fits:
-        raise UserError(f"{name} in {source} is {brief(repr(value))}; expected {type(old).__name__}, such as {old!r}")
+        example = "[a,b]" if old in ([], ()) else repr(old)
+        raise UserError(f"{name} in {source} is {brief(repr(value))}; expected {type(old).__name__}, such as {example}")
     return value

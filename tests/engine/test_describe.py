@@ -83,6 +83,24 @@ def test_the_head_tells_what_the_optimiser_does_beside():
     assert "DOT of delta 0.075" in told(describe_run(*facts(**{"SOLVER.TRAINER": "dot"})))
 
 
+def test_the_head_tells_the_recipe():
+    recipe = {"TYPE": "AdamW", "SCHEDULER": "cosine", "WARMUP_EPOCHS": 5, "ACCUMULATE": 4, "EMA": 0.9999}
+    images = {"RANDAUGMENT": 9, "ERASING": 0.25, "MIXUP": 0.8, "CUTMIX": 1.0}
+    values = {f"SOLVER.{key}": value for key, value in recipe.items()}
+    values |= {f"DATASET.{key}": value for key, value in images.items()} | {"SOLVER.LABEL_SMOOTHING": 0.1}
+    head = told(describe_run(*facts(**values)))
+    assert "AdamW, weight decay" in head and "momentum" not in head
+    assert "weights averaged by 0.9999, learning rate 0.05 after 5 epochs of warm-up, a cosine to 0" in head
+    assert "240 epochs, batch 4 x 64, augmentation" in head
+    assert "weak, RandAugment 9, erasing 0.25, mixup 0.8, CutMix 1, label smoothing 0.1, seed 2021" in head
+
+
+def test_the_head_tells_what_the_student_begins_with_and_what_stays():
+    values = {"DISTILLER.STUDENT_WEIGHTS": "/weights/first.pth", "DISTILLER.FREEZE": ["conv1", "layer1"]}
+    head = told(describe_run(*facts(**values)))
+    assert "the student begins with /weights/first.pth; frozen: conv1, layer1" in head
+
+
 def test_the_head_tells_of_validation_images():
     assert "5,000 validation (10 % of the training images), 10,000 test" in told(describe_run(*facts(val=5_000)))
 

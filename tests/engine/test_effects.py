@@ -28,6 +28,15 @@ PRINT = "--print_cfg"
         ("--distiller NONE DISTILLER.TEACHER resnet56", ["DISTILLER.TEACHER has no effect on Vanilla", "no teacher"]),
         ("--distiller FitNet FITNET.INPUT_SIZE [64,64]", ["FITNET.INPUT_SIZE has no effect", "DATASET.IMAGE_SIZE"]),
         ("--distiller ReviewKD REVIEWKD.SHAPES [1,8]", ["REVIEWKD.SHAPES has no effect", "read off the networks"]),
+        (
+            "--distiller KD SOLVER.TYPE AdamW SOLVER.MOMENTUM 0.8",
+            ["MOMENTUM has no effect with SOLVER.TYPE AdamW"],
+        ),
+        ("--distiller KD SOLVER.SCHEDULER cosine SOLVER.LR_DECAY_RATE 0.2", ["SOLVER.LR_DECAY_RATE has no effect"]),
+        ("--distiller KD SOLVER.LABEL_SMOOTHING 0.1 KD.LOSS.CE_WEIGHT 0", ["LABEL_SMOOTHING", "CE_WEIGHT of KD is 0"]),
+        ("--distiller DKD DATASET.MIXUP 0.2", ["DATASET.MIXUP gives an image two classes", "DKD asks for one", "KD, "]),
+        ("--distiller CRD DATASET.CUTMIX 1", ["DATASET.CUTMIX gives", "CRD asks for one", "SKD"]),
+        ("--distiller KD DATASET.RANDAUGMENT 9 DATASET.AUGMENT strong", ["RANDAUGMENT", "not strong", "AUGMENT weak"]),
         ("--distiller KD LOG.PREFIX out", ["LOG.PREFIX has no effect", "below their own folder"]),
     ],
 )
@@ -93,7 +102,7 @@ def test_name_and_tag_end_the_run_s_name(script):
     assert log.stem == f"experiment_cifar-100_{run.parent.name}"
 
 
-@pytest.mark.parametrize("key", ["SOLVER.LR", "EXPERIMENT.SEED", "KD.TEMPERATURE", "DATASET.AUGMENT"])
+@pytest.mark.parametrize("key", ["SOLVER.LR", "EXPERIMENT.SEED", "KD.TEMPERATURE", "DATASET.AUGMENT", "DATASET.MIXUP"])
 def test_evaluation_refuses_what_it_does_not_read(script, key):
     script(training_main, "--selected_model", "resnet8", *TINY, "SOLVER.EPOCHS", "1")
     (best,) = script.utils.glob("model_pth/*/best.pth")

@@ -8,7 +8,8 @@ from torch import nn
 
 from mdistiller.engine.cfg import CFG, merge_pairs
 from mdistiller.engine.cli import distillation_main
-from mdistiller.engine.optim import DOT, TwoGradientMinimiser, build_minimiser
+from mdistiller.engine.optim import DOT, TwoGradientMinimiser, WeightAverage, build_minimiser
+from mdistiller.engine.precision import compile_network
 from tests.engine.conftest import TINY
 
 
@@ -191,3 +192,79 @@ def test_dot_without_delta_is_sgd():
 
 def test_dot_trains_a_distiller(script):
     assert script(distillation_main, "--demo", *TINY, "SOLVER.TRAINER", "dot").status == 0, script.err
+
+
+@pytest.mark.parametrize("decays_norms", [True, False])
+@pytest.mark.parametrize("max_norm", [0.0, 0.5])
+def test_adamw_is_plain_pytorch_s(network, decays_norms, max_norm):
+    plain = copy.deepcopy(network)
+    settings = f"SOLVER.TYPE AdamW SOLVER.LR 0.01 SOLVER.NO_DECAY_NORMS {not decays_norms} SOLVER.CLIP_GRAD {max_norm}"
+    optimizer = build_minimiser(solver(f"SOLVER.WEIGHT_DECAY 0.1 {settings}"), network.parameters())
+    groups = [
+        {"params": [plain[0].weight, plain[3].weight]},
+        {"params": [plain[0].bias, *plain[1].parameters(), plain[3].bias]},
+    ]
+    if not decays_norms:
+        groups[1]["weight_decay"] = 0.0
+    expected = torch.optim.AdamW(groups, 0.01, (0.9, 0.999), weight_decay=0.1, foreach=False)
+    for step in range(4):
+        minimise(optimizer, losses_of_batch(network, step))
+        expected.zero_grad()
+        losses_of_batch(plain, step)["loss_ce"].backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), max_norm or torch.inf)
+        expected.step()
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)  # Adam enlarges what rounds to 0
+
+
+def test_adamw_steps_by_a_scaled_gradient_as_by_the_gradient(network):
+    network.float()
+    plain = copy.deepcopy(network)
+    settings = solver("SOLVER.TYPE AdamW SOLVER.LR 0.01 SOLVER.CLIP_GRAD 0.5")
+    scaled = build_minimiser(settings, network.parameters(), torch.amp.GradScaler("cpu"))
+    unscaled = build_minimiser(settings, plain.parameters())
+    for step in range(3):
+        minimise(scaled, losses_of_batch(network, step))
+        minimise(unscaled, losses_of_batch(plain, step))
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("settings", ["SOLVER.TYPE AdamW", "SOLVER.TRAINER dot", "SOLVER.TRAINER base"])
+def test_gradients_of_which_no_step_is_made_come_back_from_a_state_dict(network, settings):
+    other = copy.deepcopy(network)
+    optimizer, again = (build_minimiser(solver(settings), each.parameters()) for each in (network, other))
+    optimizer.backward(losses_of_batch(network, 0))
+    other.load_state_dict(network.state_dict())
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    minimise(optimizer, losses_of_batch(network, 1))
+    minimise(again, losses_of_batch(other, 1))
+    for ours, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_an_average_of_weights_follows_them_and_the_statistics_by_its_decay(network):
+    average, decay = WeightAverage(network, 0.8), 0.8
+    expected = None
+    for step in range(4):
+        losses_of_batch(network, step)
+        with torch.no_grad():
+            for p in network.parameters():
+                p.mul_(1.5)
+        average.update_parameters(network)
+        values = {k: v.clone() for k, v in network.state_dict().items() if v.is_floating_point()}
+        before = expected or values
+        expected = {k: decay * before[k] + (1 - decay) * v for k, v in values.items()}
+    found = {k: v for k, v in average.module.state_dict().items() if v.is_floating_point()}
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_average_of_a_compiled_network_computes_by_its_own_weights(monkeypatch, network):
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: forward)
+    compile_network(network)
+    average = WeightAverage(network.eval(), 0.5)
+    image = torch.ones(2, 3, 5, 5, dtype=torch.float64)
+    before = average.module(image)
+    with torch.no_grad():
+        network[3].bias.add_(1)
+    torch.testing.assert_close(average.module(image), before)

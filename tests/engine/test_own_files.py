@@ -108,3 +108,33 @@ def test_a_loss_may_be_called_as_a_column_is(train, tmp_path, name):
 def test_a_term_that_is_a_number_has_no_part_in_dot(train, tmp_path, old, new):
     (tmp_path / "dkd.py").write_text(SOURCE.replace(old, new) if old else SOURCE)
     assert train("SOLVER.TRAINER", "dot").status == 0
+
+
+ITS_LOSSES = """
+from mdistiller.distillers import Distiller
+
+
+class Own(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super().__init__(student, teacher)
+
+    def losses(self, student, teacher, target, **kwargs):
+        return {"loss_kd": (student.logits - teacher.logits).square().mean()}
+"""
+
+
+def test_labels_are_smoothed_for_a_file_without_a_cross_entropy_of_its_own(train, tmp_path):
+    (tmp_path / "dkd.py").write_text(ITS_LOSSES.replace("Own", "DKD"))
+    found = [float(row_of(train())["loss_ce"])]
+    for folder in train().utils.glob("distiller_train_log/*/"):
+        (folder / "metrics.csv").unlink()
+    found.append(float(row_of(train("SOLVER.LABEL_SMOOTHING", "0.5"))["loss_ce"]))
+    assert found[0] != found[1]
+
+
+def test_a_file_with_a_cross_entropy_of_its_own_refuses_smoothed_labels(train):
+    train("SOLVER.LABEL_SMOOTHING", "0.1").fails_with("LABEL_SMOOTHING has no effect on DKD", "its own cross-entropy")
+
+
+def test_a_file_takes_images_of_one_class(train):
+    train("DATASET.MIXUP", "0.2").fails_with("DATASET.MIXUP gives an image two classes", "DKD asks for one", "KD, ")

@@ -272,3 +272,31 @@ def test_skipping_has_no_effect_where_fp16_skips_by_itself(script):
     script(training_main, *TRAIN, "SOLVER.AMP", "fp16", "SOLVER.SKIP_NONFINITE", "2").fails_with(
         "SKIP_NONFINITE", "fp16"
     )
+
+
+def test_what_the_student_began_with_is_not_needed_to_go_on(script, stop, tmp_path):
+    script(training_main, *TRAIN)
+    (best,) = script.utils.glob("model_pth/*/best.pth")
+    first = best.rename(tmp_path / "first.pth")
+    stop(1)
+    assert script(training_main, *TRAIN, "DISTILLER.STUDENT_WEIGHTS", first).status == 143, script.err
+    first.unlink()
+    assert script(training_main, "--resume").status == 0, script.err
+
+
+def test_another_file_than_the_student_began_with_is_another_run(script, stop, tmp_path):
+    script(training_main, *TRAIN)
+    (best,) = script.utils.glob("model_pth/*/best.pth")
+    stop(1)
+    script(training_main, *TRAIN, "DISTILLER.STUDENT_WEIGHTS", best)
+    content = torch.load(best, weights_only=True)
+    content["model"]["fc.bias"] += 1
+    torch.save(content, tmp_path / "other.pth")
+    script(training_main, "--resume", "DISTILLER.STUDENT_WEIGHTS", tmp_path / "other.pth")
+    script.fails_with("the file that the student begins with has changed", "start a new run")
+
+
+def test_a_cosine_falls_over_the_epochs_that_a_run_began_with(script, stop):
+    stop(2)
+    script(training_main, *TRAIN, "SOLVER.SCHEDULER", "cosine")
+    script(training_main, "--resume", "SOLVER.EPOCHS", "3").fails_with("SOLVER.EPOCHS 3, was 2", "learning rate falls")

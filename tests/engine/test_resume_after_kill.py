@@ -36,11 +36,21 @@ OTHERS = [
     ["--selected_teacher", "resnet8", "--selected_student", "torchvision:shufflenet_v2_x0_5"],
     [*PAIR[2:], "--selected_student", "timm:vit_tiny_patch16_224", "DISTILLER.STUDENT_ARGS", SMALL_VIT],
 ]
+RECIPE = (
+    "SOLVER.TYPE AdamW SOLVER.LR 0.003 SOLVER.SCHEDULER cosine SOLVER.WARMUP_EPOCHS 1 SOLVER.CLIP_GRAD 1 "
+    "SOLVER.ACCUMULATE 3 SOLVER.EMA 0.7 SOLVER.LABEL_SMOOTHING 0.1 DATASET.MIXUP 0.4 DATASET.CUTMIX 1 "
+    "DATASET.RANDAUGMENT 9 DATASET.ERASING 0.25 DISTILLER.FREEZE [layer1]"
+).split()
 CASES = {
     "SKD": (CIFAR100, [*PAIR, "--distiller", "SKD", *SYNTHETIC]),
     "CRD": (CIFAR100, [*PAIR, "--distiller", "CRD", *SYNTHETIC, "CRD.NCE.K", "16"]),
     "DOT": (CIFAR100, [*PAIR, "--distiller", "KD", *SYNTHETIC, "SOLVER.TRAINER", "dot"]),
     "scaled": (CIFAR100, [*PAIR, "--distiller", "FitNet", *SYNTHETIC, "SOLVER.AMP", "fp16"]),
+    "recipe": (CIFAR100, [*PAIR, "--distiller", "KD", *SYNTHETIC, *RECIPE]),
+    "accumulated": (
+        CIFAR100,
+        [*PAIR, "--distiller", "SKD", *SYNTHETIC, "SOLVER.TRAINER", "dot", "SOLVER.ACCUMULATE", "3"],
+    ),
     "files": (IMAGENET, ["--distiller", "KD", *PHOTOGRAPHS]),
     "torchvision": (CIFAR100, [*OTHERS[0], "--distiller", "RKD", *SYNTHETIC]),
     "timm": (CIFAR100, [*OTHERS[1], "--distiller", "FitNet", *SYNTHETIC, "FITNET.HINT_LAYER", "1"]),
@@ -99,7 +109,8 @@ class Runs:
         state = torch.load(last, weights_only=True)
         best = torch.load(last.with_name("best.pth"), weights_only=True)
         (published,) = self.utils.glob("model_distillation_pth/*.pth")
-        training = {key: state["training"][key] for key in ("finished", "best", "distiller", "optimizer", "generators")}
+        keys = "finished", "best", "distiller", "optimizer", "average", "generators"
+        training = {key: state["training"][key] for key in keys}
         with metrics.open() as file:
             rows = [
                 {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}

@@ -11,7 +11,7 @@ from mdistiller.distillers import Vanilla
 from mdistiller.engine import run as run_module
 from mdistiller.engine import trainer as trainer_module
 from mdistiller.engine.cfg import CFG
-from mdistiller.engine.cli import distillation_main, training_main
+from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
 from mdistiller.engine.index import CIFAR100
 from mdistiller.engine.metrics import Meter, NotFinite, Result, evaluate
 from mdistiller.engine.solver import learning_rate
@@ -346,3 +346,34 @@ def test_training_goes_on_from_a_state_as_if_it_had_never_stopped(script, monkey
     unread = {"kept": None, "seconds": {"epoch": 0.0, "run": 0.0}}
     state = torch.load(tmp_path / "state.pth", weights_only=True) | unread
     assert flat(distilled(script, method, pairs, 3, state, monkeypatch)) == flat(whole)
+
+
+def weights_of(script, *arguments):
+    """The last state of a run of resnet8 whose batch norms keep their statistics."""
+    still = "SOLVER.FREEZE_BN True DATASET.SYNTHETIC.TRAIN_IMAGES 44 SOLVER.WEIGHT_DECAY 0.01".split()
+    assert script(training_main, "--selected_model", "resnet8", *TINY, *still, *arguments).status == 0, script.err
+    last = max(script.utils.glob("model_pth/*/last.pth"), key=lambda path: path.stat().st_mtime_ns)
+    return torch.load(last, weights_only=True)
+
+
+@pytest.mark.parametrize("settings", ["SOLVER.TYPE SGD", "SOLVER.TYPE AdamW SOLVER.LR 0.001", "SOLVER.CLIP_GRAD 0.5"])
+def test_batches_that_a_step_joins_are_one_of_all_their_images(script, settings):
+    large = weights_of(script, *settings.split())
+    small = weights_of(script, *settings.split(), "SOLVER.BATCH_SIZE", "8", "SOLVER.ACCUMULATE", "2")
+    torch.testing.assert_close(small["model"], large["model"], rtol=1e-3, atol=1e-5)
+
+
+def test_metrics_count_the_images_of_joined_batches_once(script):
+    weights_of(script, "SOLVER.BATCH_SIZE", "8", "SOLVER.ACCUMULATE", "3")
+    assert "Train Loss: " in script.out and "nan" not in script.out
+    rows = list(csv.DictReader(only(script.utils, "model_train_log/*/metrics.csv").open()))
+    assert all(abs(float(row["train_top1"]) * 44 / 100 % 1 - 0.5) > 0.49 for row in rows)
+
+
+def test_the_average_is_what_is_evaluated_and_saved(script):
+    last = weights_of(script, "SOLVER.EMA", "0.9")
+    average = {name.removeprefix("module."): value for name, value in last["training"]["average"].items()}
+    trained = {name.removeprefix("student."): value for name, value in last["training"]["distiller"].items()}
+    assert all(torch.equal(value, average[name]) for name, value in last["model"].items())
+    assert not torch.equal(trained["fc.weight"], average["fc.weight"])
+    assert script(evaluation_main, "--checkpoint", only(script.utils, "model_pth/*/best.pth")).status == 0

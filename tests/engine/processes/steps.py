@@ -8,6 +8,7 @@ import sys
 import torch
 
 from mdistiller.dataset import Data, Loader
+from mdistiller.dataset.mixing import Extras
 from mdistiller.dataset.synthetic import draw_synthetic
 from mdistiller.distillers import find_method
 from mdistiller.engine.cfg import config_for
@@ -30,6 +31,7 @@ def trainer_of(case, processes, dtype):
     torch.manual_seed(0)
     images = draw_synthetic(2 * BATCH + 5, 0, "train")  # the third batch is divided unevenly, or not at all
     options = {"augment": cfg.DATASET.AUGMENT, "shuffle": True, "seed": 1, "share": processes.share}
+    options["extras"] = Extras(cfg.DATASET.RANDAUGMENT, cfg.DATASET.ERASING, cfg.DATASET.MIXUP, cfg.DATASET.CUTMIX)
     loader = Loader(images, BATCH, *STATISTICS, memory_format=method.memory_format, **options)
     student, teacher = (build_model("cifar100", network, 36) for network in ("resnet8", "resnet14"))
     distiller = assemble(cfg, student, teacher if method.needs_teacher else None, loader, processes).to(dtype)
