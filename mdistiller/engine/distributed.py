@@ -191,7 +191,7 @@ class Several(Processes):
         self.add(torch.zeros(())).item()
 
     def wrap(self, distiller: Distiller, is_plain: bool) -> Callable[..., Any]:
-        distiller.processes = self
+        distiller.processes, self.terms, self.have_whole_batches = self, None, False
         if isinstance(distiller, ForeignDistiller) and distiller.relates_images:
             self.copy([*distiller.parameters(), *distiller.buffers()])
             self.have_whole_batches = True

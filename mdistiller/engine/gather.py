@@ -32,8 +32,8 @@ class Whole(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
         if ctx.of is not None and ctx.of.is_running:
             raise UserError(
-                "the distiller's file takes gradients within forward_train, and of several processes each has a part of "
-                "them; start it by python, not torchrun"
+                "the distiller's file takes gradients within forward_train, of which each process has a part; "
+                "start it by python, not torchrun"
             )
         return gradient[ctx.own] * ctx.scale, None, None, None, None
 

@@ -60,6 +60,8 @@ class Views(Distiller):
 class Hard(Local):
     """Means over images of which some parts have none: a layer that not every part reaches."""
 
+    relates_images = False
+
     def forward_train(self, image, target, **kwargs):
         logits, features = self.student(image)
         chosen = target % 2 == 0
@@ -70,6 +72,8 @@ class Hard(Local):
 
 class Named(Local):
     """Losses whose names depend on the images."""
+
+    relates_images = False
 
     def forward_train(self, image, target, **kwargs):
         logits, _ = self.student(image)
