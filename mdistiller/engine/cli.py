@@ -157,11 +157,7 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
     )
     parser.add_argument("--all", action="store_true", help="teachers and baselines as well, those of train.py")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights to evaluate, in any published form")
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="the file's network; alone: pretrained, on ImageNet",
-    )
+    parser.add_argument("--model", metavar="NAME", help="the file's network; alone: pretrained, on ImageNet")
     parser.add_argument("--per_class", action="store_true", help="of one file: each class, and the worst confusions")
     parser.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
     flags = parser.parse(arguments)

@@ -40,7 +40,7 @@ def arguments_of(text: str, source: str, network: str) -> dict[str, Any]:
     """The arguments of `network` from a YAML mapping. Raises UserError, naming `source`, for what cannot be one."""
     if len(text) > LONGEST_ARGUMENTS:
         raise UserError(f"{source} has {len(text)} characters; expected at most {LONGEST_ARGUMENTS}")
-    values = load(text, source)
+    values = load(text, source) if text else {}
     if not isinstance(values, dict):
         raise UserError(
             f'{source} is {brief(repr(text))}; expected a YAML mapping such as "{{img_size: 32, depth: 2}}"'
