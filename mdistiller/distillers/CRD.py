@@ -8,9 +8,10 @@ from torch import nn
 
 from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
 from mdistiller.errors import UserError
+from mdistiller.models import find_classifier
 
 from ._base import ALONE, Features
-from ._common import find_classifier, full_precision
+from ._common import full_precision
 from ._feature import FeatureDistiller
 from ._sampler import Sampler
 

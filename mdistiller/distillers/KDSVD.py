@@ -9,9 +9,10 @@ from torch import nn
 
 from mdistiller.checks import WEIGHT, whole
 from mdistiller.errors import UserError
+from mdistiller.models import probe_features
 
 from ._base import Features
-from ._common import full_precision, pool_larger, probe_features, total
+from ._common import full_precision, pool_larger, total
 from ._feature import FeatureDistiller
 from ._kernels import RightSingularVectors
 

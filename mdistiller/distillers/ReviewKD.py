@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import WARM_UP, WEIGHT, list_of, whole
+from mdistiller.models import probe_features
 
 from ._base import Distiller, Features, Output
-from ._common import full_precision, pair_stages, probe_features, stages_of, total, warm_up
+from ._common import BatchNorm2d, full_precision, pair_stages, stages_of, total, warm_up
 
 LEVELS = (4, 2, 1)  # sides of the pyramid's pooled maps, each weighing half the one before
 
@@ -31,18 +32,6 @@ def hcl_loss(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> torch.Te
             )
             loss = loss + weight * F.mse_loss(pooled_student, pooled_teacher)
     return loss / weights
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that falls back on its running statistics where a channel has one value and so no variance.
-
-    The pooled features of a batch of one image are such a case.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
 
 
 class ABF(nn.Module):

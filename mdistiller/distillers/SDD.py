@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import TEMPERATURE, WARM_UP, WEIGHT, Check, list_of, whole
-from mdistiller.errors import UserError
+from mdistiller.models import find_classifier
 
 from ._base import Output
-from ._common import find_classifier, full_precision, warm_up
+from ._common import full_precision, require_final_map, warm_up
 from ._logit import LogitDistiller
 from .DKD import dkd_losses
 
@@ -73,16 +73,11 @@ class SDD(LogitDistiller):
     transfers = "decoupled logits of image regions"
     needs_one_class = True
     has_own_folders = True
+    reads_features = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
-        for network in (student, teacher):
-            contract = getattr(network, "contract", None)
-            if contract is not None and contract.final is None:
-                raise UserError(
-                    f"SDD asks the classifier about regions of the last map, and that of {contract.name} reads no "
-                    "average of it; choose another network, or another method of logits"
-                )
+        require_final_map(type(self).__name__, student, teacher)
         self.scales = cfg.SDD.SCALES
         self.alpha = cfg.SDD.ALPHA
         self.beta = cfg.SDD.BETA

@@ -66,6 +66,8 @@ class Distiller(nn.Module):
 
     # Whether DISTILLER.LOGIT_STANDARDIZATION means something: the method compares logits.
     compares_logits: ClassVar[bool] = False
+    # Whether the method compares what networks return beside logits, which several teachers have not in common.
+    reads_features: ClassVar[bool] = True
     # Whether a loss relates the images of a batch to each other, and so is no mean over them. Of several processes,
     # which have a part of each batch, every one then computes it of the whole (`processes.whole`).
     relates_images: ClassVar[bool] = False
@@ -139,6 +141,11 @@ class Distiller(nn.Module):
     def variant(cls, cfg: Any) -> list[str]:
         """What a run of the method, as `cfg` says, differs in from its plain form, as parts of a name."""
         return ["standardised"] if cls.compares_logits and cfg.DISTILLER.LOGIT_STANDARDIZATION else []
+
+    @classmethod
+    def student_name(cls, student: str, teacher: str | None) -> str:
+        """Name for `build_model` of the network that is saved; student, teacher: of those that a run starts from."""
+        return student
 
     @classmethod
     def checksum(cls) -> str:

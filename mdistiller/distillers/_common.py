@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models import Features
+from mdistiller.errors import UserError
+from mdistiller.models import probe_features
+from mdistiller.models._common import BatchNorm2d
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,7 +125,7 @@ class ConvReg(nn.Module):
         else:
             kernel_size = (1 + t_height - s_height, 1 + t_width - s_width)
             self.conv = nn.ConvTranspose2d(s_channels, t_channels, kernel_size)
-        self.bn = nn.BatchNorm2d(t_channels)
+        self.bn = BatchNorm2d(t_channels)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -131,31 +133,15 @@ class ConvReg(nn.Module):
         return self.relu(x) if self.use_relu else x
 
 
-def find_classifier(network: nn.Module) -> nn.Linear:
-    """The layer of `network` that turns `pooled_feat` into logits."""
-    return find_classifiers(network)[0]
-
-
-def find_classifiers(network: nn.Module) -> list[nn.Linear]:
-    """The layers that give logits: of ours the last `nn.Linear`; a network of others may have several heads."""
-    contract = getattr(network, "contract", None)
-    return contract.classifiers if contract else [m for m in network.modules() if isinstance(m, nn.Linear)][-1:]
-
-
-@torch.no_grad()
-def probe_features(network: nn.Module, input_size: Sequence[int]) -> Features:
-    """Features of a blank image of `input_size` (height, width), in eval mode; leaves the network as it was."""
-    training = {module: module.training for module in network.modules()}
-    parameter = next(network.parameters())
-    network.eval()
-    try:
-        # Autocast would keep the casts of the weights that it makes here, without a gradient, for the training forward.
-        with torch.autocast(parameter.device.type, enabled=False):
-            _, features = network(parameter.new_zeros(1, 3, *input_size))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    return features
+def require_final_map(method: str, *networks: nn.Module) -> None:
+    """Raise UserError for a network of others without "final_map", which `method` reads."""
+    for network in networks:
+        contract = getattr(network, "contract", None)
+        if contract is not None and contract.final is None:
+            raise UserError(
+                f"{method} asks the classifier about the last map, and that of {contract.name} reads no average of it; "
+                "choose another network, or another method"
+            )
 
 
 def get_feat_shapes(

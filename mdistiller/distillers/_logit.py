@@ -33,6 +33,7 @@ class LogitDistiller(Distiller):
     """
 
     compares_logits = True
+    reads_features = False
     teacher: nn.Module
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):

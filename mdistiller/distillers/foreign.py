@@ -43,6 +43,7 @@ class ForeignDistiller(Distiller):
     teacher_is_constant = False
     memory_format = torch.contiguous_format
     takes_new_sections = True
+    reads_features = False  # as far as is known
     needs_one_class = True
     relates_images = True
     is_checked = False  # whether it has returned, once, what a trainer takes

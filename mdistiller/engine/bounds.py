@@ -31,6 +31,9 @@ from .solver import OPTIMIZERS, SCHEDULERS, TRAINERS, check_solver
 
 BATCH = whole(1, 65_536)
 SYNTHETIC_IMAGES = whole(1, 200_000)
+SIDE = Check(
+    lambda side: is_whole(side) and (side == 0 or 8 <= side <= 1024), "a whole number from 8 to 1,024 pixels, or 0"
+)
 ALPHA = Check(lambda alpha: is_number(alpha) and (alpha == 0 or 0.01 <= alpha <= 100), "0.01 to 100, or 0")
 STAGES = list_of(COUNT, "[150,180,210]", range(101))
 
@@ -38,11 +41,9 @@ STAGES = list_of(COUNT, "[150,180,210]", range(101))
 CHECKS = {
     **{key: TEXT for key in sorted(TEXT_KEYS) if key.split(".")[0] in SHARED_SECTIONS},
     "EXPERIMENT.SEED": SEED,
-    "DATASET.IMAGE_SIZE": Check(
-        lambda side: is_whole(side) and (side == 0 or 8 <= side <= 1024), "a whole number from 8 to 1,024 pixels, or 0"
-    ),
-    "DATASET.MEAN": list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3)),
-    "DATASET.STD": list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3)),
+    **dict.fromkeys(("DATASET.IMAGE_SIZE", "DISTILLER.TEACHER_IMAGE_SIZE"), SIDE),
+    **dict.fromkeys(("DATASET.MEAN", "DISTILLER.TEACHER_MEAN"), list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3))),
+    **dict.fromkeys(("DATASET.STD", "DISTILLER.TEACHER_STD"), list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3))),
     "DATASET.NUM_CLASSES": whole(0, 100_000),
     "DATASET.AUGMENT": one_of(*AUGMENTATIONS),
     "DATASET.RANDAUGMENT": whole(0, MAGNITUDES - 1),

@@ -10,9 +10,7 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from mdistiller.checks import (
-    brief,
-)
+from mdistiller.checks import brief
 from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, Distiller
 from mdistiller.errors import UserError, nearest
 
@@ -51,16 +49,24 @@ CFG.DATASET.SYNTHETIC.SEED = 0
 
 CFG.DISTILLER = CN()
 CFG.DISTILLER.TYPE = PLAIN_TRAINING
+# Networks: ours, torchvision:NAME, timm:NAME or path/net.py:make_net; several teachers by commas, and so their weights
 CFG.DISTILLER.TEACHER = "ResNet50"
 CFG.DISTILLER.STUDENT = "resnet32"
-CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places
+CFG.DISTILLER.TEACHER_ARGS = "{}"  # of a network of others: a YAML mapping, such as "{img_size: 32}"
+CFG.DISTILLER.STUDENT_ARGS = "{}"
+CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places; pretrained: those of the network's library
 CFG.DISTILLER.STUDENT_WEIGHTS = ""  # to begin with, in place of random ones
-CFG.DISTILLER.STUDENT_SHA256 = ""  # of that file, in a saved config
 CFG.DISTILLER.FREEZE = []  # beginnings of names of the student's weights that stay as they are
-CFG.DISTILLER.STUDENT_ARGS = CFG.DISTILLER.TEACHER_ARGS = ""  # of networks of others, as a YAML mapping
-CFG.DISTILLER.NETWORKS_SHA256 = ""  # of the files that make them, in a saved config
-CFG.DISTILLER.TYPE_SHA256 = ""  # of a user's own file, in a saved config
-CFG.DISTILLER.TEACHER_SHA256 = ""  # of that file, in a saved config
+# Of the images that the teacher was trained on; empty and 0: as its weights say, else as DATASET
+CFG.DISTILLER.TEACHER_MEAN = ()
+CFG.DISTILLER.TEACHER_STD = ()
+CFG.DISTILLER.TEACHER_IMAGE_SIZE = 0
+# Checksums, in a saved config: of users' own files of the method and the networks, and of the networks' weights
+CFG.DISTILLER.TYPE_SHA256 = ""
+CFG.DISTILLER.STUDENT_FILE_SHA256 = ""
+CFG.DISTILLER.TEACHER_FILE_SHA256 = ""
+CFG.DISTILLER.TEACHER_SHA256 = ""
+CFG.DISTILLER.STUDENT_SHA256 = ""
 CFG.DISTILLER.LOGIT_STANDARDIZATION = False  # of the logits that a logit-based method compares
 
 CFG.SOLVER = CN()

@@ -27,6 +27,7 @@ from .index import BENCHMARKS, Benchmark
 from .launch import Launch, select_device
 from .lines import count
 from .listing import print_config, print_names
+from .networks import NO_ARGUMENTS
 from .places import run_of, runs_of
 from .resolve import Choices, baseline_config, distillation_config
 from .resume import SavedRun
@@ -35,7 +36,9 @@ from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
 from .signals import end_later, stoppable
 from .tables import format_classes, format_table, place, write_classes, write_table
-from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
+from .teachers import fetch_pretrained, pretrained_teacher
+
+NETWORK = "index, name, torchvision:NAME, timm:NAME or path/net.py:NAME of your own"
 
 
 def run_script(main: Callable[..., None], *arguments: Any) -> int:
@@ -65,14 +68,16 @@ def run_script(main: Callable[..., None], *arguments: Any) -> int:
 def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
     """`distillation_train.py`: distil a teacher into a student."""
     parser = TrainingParser(f"Distil a teacher into a student ({benchmark.label}).")
-    parser.add_argument("--selected_student", metavar="STUDENT", help="index or name (default 0)")
-    parser.add_argument("--selected_teacher", metavar="TEACHER", help="index or name (default 0)")
+    parser.add_argument("--selected_student", metavar="STUDENT", help=f"{NETWORK} (default 0)")
+    parser.add_argument("--selected_teacher", metavar="TEACHER", help="the same; several by commas (default 0)")
     parser.add_argument(
         *("--selected_distiller", "--distiller"),
         metavar="DISTILLER",
         help="index, name, or path/to/file.py:ClassName of your own (default 0)",
     )
-    parser.add_argument("--teacher_weights", metavar="FILE", help="the teacher's weights, in any published form")
+    parser.add_argument(
+        "--teacher_weights", metavar="FILE", help="the teacher's weights, in any published form, or pretrained"
+    )
     demo = CONFIGS / benchmark.models / "demo.yaml"
     if demo.is_file():
         parser.add_argument("--demo", action="store_true", help="all three trainings on small synthetic images")
@@ -104,7 +109,7 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
 def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
     """`train.py`: train one network without a teacher."""
     parser = TrainingParser(f"Train one network without a teacher ({benchmark.label}): teachers and baselines.")
-    parser.add_argument("--selected_model", metavar="MODEL", help="index or name, as of students (default 0)")
+    parser.add_argument("--selected_model", metavar="MODEL", help=f"{NETWORK} (default 0)")
     flags = parser.parse(arguments)
     if flags.list is not None:
         print_names(flags.list, {"model": benchmark.students})
@@ -158,7 +163,7 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
     flags = parser.parse(arguments)
     if Launch().share.size > 1:
         raise UserError("evaluation takes one process; type python, not torchrun")
-    evaluator = Evaluator(flags.model, flags.pairs, select_device(flags.device))
+    evaluator = Evaluator(flags.model, flags.pairs, select_device(flags.device), project)
     files = files_to_evaluate(project, flags, evaluator)
     if flags.per_class and len(files) > 1:
         raise UserError(f"--per_class takes one file and there are {len(files)}; name one with --checkpoint")
@@ -193,7 +198,7 @@ def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evalu
     if flags.checkpoint or flags.model:
         if flags.all:
             raise UserError("--all has no effect on one file; leave it out")
-        path = Path(flags.checkpoint) if flags.checkpoint else pretrained_teacher(flags.model, flags.dataset)
+        path = Path(flags.checkpoint) if flags.checkpoint else pretrained_network(flags.model, flags.dataset)
         file = weight_file(path, flags.dataset or BENCHMARKS["cifar100"].models)
         if flags.dataset not in (None, file.dataset):
             raise UserError(
@@ -220,18 +225,14 @@ def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evalu
     return files
 
 
-def pretrained_teacher(name: str, dataset: str | None) -> Path:
+def pretrained_network(name: str, dataset: str | None) -> Path:
     """The pretrained weights of an ImageNet network, downloaded where they are missing."""
     if dataset != "imagenet":
         raise UserError(
             f"--model {name} needs --checkpoint FILE, the weights to evaluate, or --dataset imagenet for its own"
         )
     name = models.canonical_name("imagenet", name)
-    path = pretrained_file(name)
-    if path is None:
-        raise UserError(
-            f"{name} has no pretrained weights (these do: {', '.join(TORCHVISION_NAMES)}); add --checkpoint"
-        )
+    path = pretrained_teacher(name, NO_ARGUMENTS, dataset)
     fetch_pretrained(path, name)
     return path
 

@@ -7,6 +7,7 @@ import torch
 from yacs.config import CfgNode as CN
 
 from mdistiller.distillers import PLAIN_TRAINING, find_method
+from mdistiller.errors import UserError
 
 from .cfg import changed
 from .describe import print_commands
@@ -14,6 +15,7 @@ from .distributed import ONE, Processes
 from .identity import with_variant
 from .index import Benchmark
 from .metrics import Result
+from .networks import SEPARATOR, label_of
 from .places import runs_of
 from .resolve import baseline_config, distillation_config
 from .resume import SavedRun, find_same, with_found
@@ -39,20 +41,22 @@ def run_demo(
         cfg = with_found(cfg, saved.config) if saved else cfg
         return run_experiment(cfg, benchmark, device, utils, baseline, subfolder, saved=saved, processes=processes)
 
-    teacher = baseline_of(cfg, cfg.DISTILLER.TEACHER)
+    if SEPARATOR in cfg.DISTILLER.TEACHER:
+        raise UserError("--demo trains one teacher; name one with --selected_teacher")
+    teacher = baseline_of(cfg, "TEACHER")
     saved = processes.first(lambda: find_saved(teacher, benchmark, device, utils, baseline=True))
     done = processes.first(lambda: saved.result(teacher) if saved else None)
     result, files = done if done else run(teacher, baseline=True)
     teacher_top1 = result.top1
     cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(files.best))
     distilled, files = run(cfg, baseline=False)
-    alone, _ = run(baseline_of(cfg, cfg.DISTILLER.STUDENT), baseline=True)
+    alone, _ = run(baseline_of(cfg, "STUDENT"), baseline=True)
     method = find_method(cfg.DISTILLER.TYPE)
     label = with_variant(method.__name__, cfg, method)
     rows = [
-        ("teacher", cfg.DISTILLER.TEACHER, teacher_top1),
-        ("student alone", cfg.DISTILLER.STUDENT, alone.top1),
-        (f"student distilled by {label}", cfg.DISTILLER.STUDENT, distilled.top1),
+        ("teacher", label_of(cfg, "TEACHER"), teacher_top1),
+        ("student alone", label_of(cfg, "STUDENT"), alone.top1),
+        (f"student distilled by {label}", label_of(cfg, "STUDENT"), distilled.top1),
     ]
     print(f"\n{align([(role, network, f'top-1 {top1:.2f}') for role, network, top1 in rows])}")
     processes.first(lambda: print_commands(files, processes.share))
@@ -67,8 +71,10 @@ def find_saved(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path,
     return found if found and found.config.SOLVER == cfg.SOLVER else None
 
 
-def baseline_of(cfg: CN, network: str) -> CN:
-    """The config that trains `network` alone as `cfg` trains its student."""
-    for key, value in {"TYPE": PLAIN_TRAINING, "STUDENT": network, "TEACHER_WEIGHTS": ""}.items():
+def baseline_of(cfg: CN, role: str) -> CN:
+    """The config that trains the network of `role`, STUDENT or TEACHER, alone as `cfg` trains its student."""
+    network, arguments = cfg.DISTILLER[role], cfg.DISTILLER[f"{role}_ARGS"]
+    values = {"TYPE": PLAIN_TRAINING, "STUDENT": network, "STUDENT_ARGS": arguments, "TEACHER_WEIGHTS": ""}
+    for key, value in values.items():
         cfg = changed(cfg, f"DISTILLER.{key}", value)
     return cfg

@@ -18,6 +18,7 @@ from .board import link_runs
 from .cfg import SHARED_SECTIONS, used_sections
 from .effects import read_keys
 from .lines import LABEL, LINE, command, count, duration, fitted, shortened
+from .networks import label_of
 from .runs import BASELINE_FOLDERS, PROJECT, RunFiles, shown
 from .solver import TWO_GRADIENTS
 
@@ -78,12 +79,11 @@ def describe_images(cfg: CN, data: Data) -> str:
 
 def describe_networks(cfg: CN, networks: Mapping[str, nn.Module | None]) -> str:
     """The networks and their millions of parameters."""
-    names = {"teacher": cfg.DISTILLER.TEACHER, "student": cfg.DISTILLER.STUDENT}
     parts = []
     for role, network in networks.items():
         if network is not None:
             millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-            parts.append(f"{role} {shortened(names[role], LONGEST_NAME)} {millions:.2f} M")
+            parts.append(f"{role} {shortened(label_of(cfg, role.upper()), LONGEST_NAME)} {millions:.2f} M")
     weights, frozen = cfg.DISTILLER.STUDENT_WEIGHTS, ", ".join(cfg.DISTILLER.FREEZE)
     begun = f"; the student begins with {shortened(shown(Path(weights)), LONGEST_ROOT)}" if weights else ""
     return f"{', '.join(parts)} parameters{begun}{f'; frozen: {frozen}' if frozen else ''}"

@@ -9,6 +9,7 @@ from mdistiller.distillers import DISTILLERS, Distiller
 from mdistiller.errors import UserError
 
 from .cfg import CFG, SHARED_SECTIONS
+from .networks import SEPARATOR
 from .solver import TWO_GRADIENTS
 
 # MDistiller's keys that do nothing here, in the shared sections, and what takes their place. Methods' own are in their
@@ -61,6 +62,12 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
             f"DISTILLER.LOGIT_STANDARDIZATION has no effect on {name}, which compares no logits; leave it out, or "
             f"choose one of {', '.join(with_logits)}"
         )
+    if method.needs_teacher and method.reads_features and SEPARATOR in cfg.DISTILLER.TEACHER:
+        without = [other.__name__ for other in DISTILLERS.values() if other.needs_teacher and not other.reads_features]
+        raise UserError(
+            f"{name} compares features, of which several teachers have none in common; name one teacher, or choose one "
+            f"of {', '.join(without)}"
+        )
     if cfg.SOLVER.LABEL_SMOOTHING and method.weight_of("CE_WEIGHT", cfg) == 0:
         raise UserError(f"SOLVER.LABEL_SMOOTHING has no effect where the CE_WEIGHT of {name} is 0; leave it out")
     if cfg.DATASET.AUGMENT == TWO_VIEWS and method.number_of_views(cfg) == 1:
@@ -74,7 +81,7 @@ def check_evaluation(typed: Iterable[str]) -> None:
     """Raise UserError for a dotted key of the command line that the evaluation of a network does not read."""
     for key in typed:
         section, _, name = key.partition(".")
-        if section != "DATASET" or name in OF_TRAINING:
+        if (section != "DATASET" or name in OF_TRAINING) and key != "DISTILLER.STUDENT_ARGS":
             raise UserError(f"{key} has no effect on an evaluation, which reads keys of DATASET; leave it out")
 
 

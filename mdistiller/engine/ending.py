@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import TextIO
 
-from .failures import explain
+from .failures import explain, explain_file
 from .launch import has_the_word
 from .signals import Stopped, ignore_workers
 from .tables import printable
@@ -52,7 +52,7 @@ def end(error: BaseException | None) -> int:
         ignore_workers()
         sys.unraisablehook = lambda *_: None  # what is taken apart after the last line has nothing to add
     unwritten = flush(sys.stdout)
-    explanation = explain(error) if error is not None else None
+    explanation = (explain(error) or explain_file(error)) if error is not None else None
     if not isinstance(error, (SystemExit, type(None))) and not has_the_word(str(explanation or error)):
         return FAILED
     stopped = next((cause for cause in causes(error) if isinstance(cause, (Stopped, KeyboardInterrupt))), None)

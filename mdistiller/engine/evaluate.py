@@ -1,5 +1,6 @@
 """Evaluation of finished weight files: which there are, and what each reaches."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +15,21 @@ from mdistiller.dataset import Data, build_data, fill_defaults
 from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
-from mdistiller.models.others import is_file
+from mdistiller.models.others import is_file, is_other
 
 from . import bounds
 from . import cfg as config
 from .effects import check_evaluation
 from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
-from .networks import arguments_of
+from .networks import NO_ARGUMENTS, arguments_in, arguments_of, label, no_larger_than, plain_arguments
 from .runs import BASELINE_FOLDERS, BEST, STATES, published_names, saved_config, student_weights
 from .values import dump, parse_yaml, read_yaml
 from .weights import check_scores, load_weights, read_meta, read_weights, rows_of, weights_classes
 
 # What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
 SAID = {"DATASET": ("IMAGE_SIZE", "MEAN", "STD", "NUM_CLASSES", "SYNTHETIC"), "EXPERIMENT": ("SEED",)}
+ROOM = 10**7  # parameters of a network of others beyond the bytes of its weights, for classes of the data
 WHICH_IMAGES = {"DATASET.ROOT", "DATASET.SYNTHETIC.SEED", "DATASET.SYNTHETIC.TEST_IMAGES"}
 MOST = {
     "DATASET.IMAGE_SIZE": Check(lambda side: side <= 2048, "a side of at most 2048 pixels"),
@@ -119,11 +121,11 @@ def name_in_file(path: Path, models: str) -> str | None:
 class Evaluator:
     """Evaluates weight files on the test images that their `meta` names, overridden by `pairs`; reads these once.
 
-    network: the name of the files' network, for files that do not tell.
+    network: the name of the files' network, for files that do not tell. project: whose runs' own network files may run.
     """
 
-    def __init__(self, network: str | None, pairs: list[str], device: torch.device):
-        self.network, self.pairs, self.device = network, pairs, device
+    def __init__(self, network: str | None, pairs: list[str], device: torch.device, project: Path | None = None):
+        self.network, self.pairs, self.device, self.project = network, pairs, device, project
         self.plain = find_method(PLAIN_TRAINING)
         config.merge_pairs(config.config_for(self.plain), pairs)
         check_evaluation(pairs[::2])
@@ -177,7 +179,9 @@ class Evaluator:
         return [file for file in files if not self._is_of_other_data(file)]
 
     def _is_own(self, file: WeightFile, network: str) -> bool:
-        """Whether a run here, whose config was written here, trained the `network` that `file` names."""
+        """Whether a run of the project, by the config that it wrote there, trained the `network` that `file` names."""
+        if self.project is None or not file.path.resolve().is_relative_to(self.project.resolve()):
+            return False
         saved = saved_config(file.path, file.meta.get("run", ""))
         own = read_yaml(saved).get("DISTILLER", {}) if saved else {}
         return isinstance(own, dict) and own.get("STUDENT") == network
@@ -205,16 +209,20 @@ class Evaluator:
             read_meta(path)  # which says why, where nothing can be read
             names = ", ".join(model_names(models))
             raise UserError(f"{path} does not tell its network; add --model with one of {names}")
-        arguments = meta.get("arguments", "") if name == meta.get("network") else ""
         if is_file(name) and self.network is None and not self._is_own(file, name):
             raise UserError(
                 f"{path} is of a network in a file, {name}, which is run where you name it: add --model {name}"
             )
-        name = canonical_name(models, name)
+        name, theirs = canonical_name(models, name), meta.get("network", "")
+        is_own = name == theirs or (is_file(name) and is_file(theirs))  # which may have been moved
+        arguments = arguments_in(meta, path, name) if is_own else NO_ARGUMENTS
+        if "DISTILLER.STUDENT_ARGS" in self.pairs[::2]:
+            arguments = plain_arguments(cfg.DISTILLER.STUDENT_ARGS, "STUDENT_ARGS", name)
 
         def build(classes: int) -> nn.Module:
-            given = arguments_of(arguments, f"the meta of {path}")
-            return build_model(models, name, classes, given, cfg.DATASET.IMAGE_SIZE)
+            given = arguments_of(arguments, f"the meta of {path}", name)
+            with no_larger_than(path.stat().st_size + ROOM) if is_other(name) else contextlib.nullcontext():
+                return build_model(models, name, classes, given, cfg.DATASET.IMAGE_SIZE)
 
         data = self.data_of(cfg)
         # A network of more classes than the data has is tested as it is: any class may win, wrong ones included.
@@ -233,7 +241,7 @@ class Evaluator:
             file=path,
             dataset=cfg.DATASET.TYPE,
             teacher=meta.get("teacher"),
-            student=name,
+            student=label(name, arguments),
             method=meta.get("distiller"),
             seed=cfg.EXPERIMENT.SEED if "SEED" in self._said(file).get("EXPERIMENT", {}) else None,
             epoch=meta.get("epoch"),

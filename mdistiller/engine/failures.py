@@ -18,6 +18,7 @@ from .distributed import LOST, explain_lost
 from .launch import last_word
 from .lines import command
 from .metrics import NotFinite
+from .networks import label
 from .signals import Stopped
 from .writing import why
 
@@ -110,13 +111,28 @@ def explain_training(error: Exception, trainer: Any) -> UserError | None:
         what = str(error)
     elif isinstance(error, torch.linalg.LinAlgError):  # of weights that are no longer finite, more likely than not
         what = first_term_not_finite(trainer) or f"a matrix of {type(trainer.distiller).__name__}"
-    elif isinstance(trainer.distiller, ForeignDistiller) and (line_of(error) or not isinstance(error, OSError)):
-        # raised in the file, or later by the tensors that it made
-        return UserError(f"{type(trainer.distiller).__name__} fails in epoch {trainer.epoch}: {described(error)}")
+    elif (strangers := strangers_of(trainer)) and (line_of(error) or not isinstance(error, OSError)):
+        # raised in a file, or later by the tensors that it made
+        return UserError(f"{' or '.join(strangers)} fails in epoch {trainer.epoch}: {described(error)}")
     else:
         return None
     stopped = f"{what} is not finite in epoch {trainer.epoch}, training stopped"
     return UserError(f"{stopped}; {kept(trainer)}; try a lower SOLVER.LR")
+
+
+def explain_file(error: BaseException) -> UserError | None:
+    """The UserError for what a user's file of a network or method raises, wherever it is called."""
+    if not isinstance(error, Exception) or not line_of(error):
+        return None
+    return UserError(f"a file of a network or method fails: {described(error)}")
+
+
+def strangers_of(trainer: Any) -> list[str]:
+    """What in the run is not of this package, by name: the method of a file, networks of others."""
+    method = type(trainer.distiller)
+    contracts = [getattr(module, "contract", None) for module in trainer.distiller.modules()]
+    networks = [label(contract.name) for contract in contracts if contract]
+    return [*([method.__name__] if issubclass(method, ForeignDistiller) else []), *dict.fromkeys(networks)]
 
 
 def kept(trainer: Any) -> str:

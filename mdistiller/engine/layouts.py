@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mdistiller.distillers._common import find_classifiers
+from mdistiller.models import find_classifiers
 
 # Places that are taken before others that fit as well, in this order.
 DOCUMENTED = ("model",), ("state_dict",), ("model_state_dict",), ()

@@ -101,7 +101,7 @@ class Minimiser:
         """Add the gradient of the sum of `losses` to what `backward` has left in the parameters since the last step."""
         self.is_pending = True
         self.run_backward(losses)
-        if self.average is not None:
+        if self.average is not None:  # of which what earlier batches have left is the same in all processes
             found, like = self.pending(), self.parameters
             averaged = self.average([gradient for group in found for gradient in group], len(found) * like)
             self.set_pending([averaged[i : i + len(like)] for i in range(0, len(averaged), len(like))])

@@ -38,6 +38,12 @@ class Batches:
         for parts in islice(self.loader, self.first, None):
             yield {name: part.to(self.device) for name, part in zip(NAMES, parts, strict=False)}
 
+    def part_of_group(self, number: int, size: int) -> tuple[float, bool]:
+        """Of `size` batches that a step joins: the share of batch `number`, and whether it is the last."""
+        first = number // size * size
+        joined = min(size, len(self) - first)
+        return 1 / joined, number == first + joined - 1
+
     def load_state_dict(self, state: dict[str, int]) -> None:
         if hasattr(self.loader, "source"):
             self.loader.source.load_state_dict(state)

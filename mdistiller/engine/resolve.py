@@ -19,7 +19,7 @@ from . import bounds
 from . import cfg as config
 from .effects import check_effects
 from .index import Benchmark
-from .networks import arguments_of
+from .networks import PRETRAINED, SEPARATOR, label, plain_arguments, split
 from .precision import fastest_settings
 from .runs import CONFIGS
 from .values import Layers, read_layers
@@ -86,25 +86,41 @@ def resolved(
         cfg.EXPERIMENT.SEED = choices.seed
     if choices.fast:
         cfg.SOLVER.update(fastest_settings(device))
-    theirs = given("TEACHER", None, layers, Choices())
-    if theirs and "TEACHER" in chosen and pick("teacher", theirs, benchmark) != chosen["TEACHER"]:
-        cfg.DISTILLER.TEACHER_WEIGHTS = cfg.DISTILLER.TEACHER_SHA256 = ""  # which are of the --cfg file's own
+    for role in ("STUDENT", "TEACHER"):
+        theirs = given(role, None, layers, Choices())
+        if theirs and role in chosen and pick(role.lower(), theirs, benchmark) != chosen[role]:
+            for key in [key for key in cfg.DISTILLER if key.startswith(f"{role}_")]:
+                cfg.DISTILLER[key] = config.CFG.DISTILLER[key]  # as they are of the --cfg file's own network
     if choices.teacher_weights:
         cfg.DISTILLER.TEACHER_WEIGHTS = str(choices.teacher_weights)
     config.merge_pairs(cfg, choices.pairs, method.takes_new_sections, method.mentions)
     cfg.DISTILLER.update(chosen)
-    cfg.DISTILLER.TEACHER = models.canonical_name(benchmark.models, cfg.DISTILLER.TEACHER)
+    cfg.DISTILLER.TEACHER = pick("teacher", cfg.DISTILLER.TEACHER, benchmark)
     bounds.check(cfg, method)  # before what follows takes any path or number for good
+    for role in ("STUDENT", "TEACHER"):
+        key = f"{role}_ARGS"
+        cfg.DISTILLER[key] = plain_arguments(cfg.DISTILLER[key], key, cfg.DISTILLER[role])
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
-    for key in ("TEACHER_WEIGHTS", "STUDENT_WEIGHTS"):
-        if cfg.DISTILLER[key]:
-            cfg.DISTILLER[key] = os.path.realpath(cfg.DISTILLER[key])
-    for role in ("STUDENT", "TEACHER"):
-        arguments_of(cfg.DISTILLER[f"{role}_ARGS"], f"DISTILLER.{role}_ARGS")
+    cfg.DISTILLER.TEACHER_WEIGHTS = with_plain_paths(cfg.DISTILLER.TEACHER_WEIGHTS, cfg.DISTILLER.TEACHER)
+    if cfg.DISTILLER.STUDENT_WEIGHTS:
+        cfg.DISTILLER.STUDENT_WEIGHTS = os.path.realpath(cfg.DISTILLER.STUDENT_WEIGHTS)
     check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)
     cfg.freeze()
     return cfg
+
+
+def with_plain_paths(weights: str, teachers: str) -> str:
+    """The files of weights with absolute paths, one for each of `teachers`. Raises UserError for another number."""
+    names, paths = split(teachers), [weights]
+    if len(names) > 1 and weights:
+        paths = [PRETRAINED] * len(names) if weights == PRETRAINED else split(weights)
+        if len(paths) != len(names):
+            raise UserError(
+                f"DISTILLER.TEACHER_WEIGHTS has {len(paths)} and there are {len(names)} teachers; name a file for "
+                f"each, with commas between, or {PRETRAINED}"
+            )
+    return SEPARATOR.join(path if path in ("", PRETRAINED) else os.path.realpath(path) for path in paths)
 
 
 def find_preset(benchmark: Benchmark, method: type[distillers.Distiller], chosen: dict[str, str]) -> Path:
@@ -114,7 +130,8 @@ def find_preset(benchmark: Benchmark, method: type[distillers.Distiller], chosen
     """
     plain = distillers.find_method(PLAIN_TRAINING).__name__
     name = plain if method.takes_new_sections else method.__name__
-    pair, student = f"{name}-{chosen.get('TEACHER')}-{chosen['STUDENT']}", f"{name}-{chosen['STUDENT']}"
+    teacher, student = (label(chosen.get(role, "")) for role in ("TEACHER", "STUDENT"))
+    pair, student = f"{name}-{teacher}-{student}", f"{name}-{student}"
     candidates = [CONFIGS / benchmark.models / f"{stem}.yaml" for stem in (pair, student, name, plain)]
     return next((path for path in candidates if path.is_file()), candidates[-1])
 
@@ -134,6 +151,8 @@ def pick(role: str, choice: str | None, benchmark: Benchmark) -> str:
     role: "student", "teacher", "model" or "distiller". Raises UserError, listing the valid ones, for another.
     """
     choice = "0" if choice is None else choice
+    if role == "teacher" and SEPARATOR in choice:
+        return SEPARATOR.join(pick(role, each, benchmark) for each in split(choice))
     by_name: Callable[[str], str] = partial(models.canonical_name, benchmark.models)
     by_index = dict(enumerate(benchmark.teachers if role == "teacher" else benchmark.students))
     if role == "distiller":

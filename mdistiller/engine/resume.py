@@ -19,6 +19,11 @@ from .resolve import Choices
 from .runs import RunFiles
 from .values import leaves
 
+FILES = {  # of users, whose checksums a saved config has
+    "DISTILLER.TYPE_SHA256": "distiller's file",
+    "DISTILLER.STUDENT_FILE_SHA256": "student's network file",
+    "DISTILLER.TEACHER_FILE_SHA256": "teacher's network file",
+}
 # What may change while a run goes on, beside all of LOG; SOLVER.LR_DECAY_STAGES may after the present epoch.
 FREE = {
     "SOLVER.EPOCHS",
@@ -26,18 +31,16 @@ FREE = {
     "DATASET.ROOT",
     "DATASET.NUM_WORKERS",
     "DISTILLER.TEACHER_WEIGHTS",
+    *FILES,
     "DISTILLER.STUDENT_WEIGHTS",
-    "DISTILLER.TYPE_SHA256",
-    "DISTILLER.NETWORKS_SHA256",
     "EXPERIMENT.PROJECT",
     "EXPERIMENT.VERSIONS",
 }
 FOUND = (  # by a run, where not given
     "DISTILLER.TEACHER_WEIGHTS",
     "DISTILLER.TEACHER_SHA256",
+    *FILES,
     "DISTILLER.STUDENT_SHA256",
-    "DISTILLER.TYPE_SHA256",
-    "DISTILLER.NETWORKS_SHA256",
     "DATASET.FINGERPRINT",
 )
 STAGES = "SOLVER.LR_DECAY_STAGES"
@@ -100,8 +103,10 @@ class SavedRun:
         before, now = meta.get("versions", {}), trainer.meta["versions"]
         if (processes := meta.get("processes", 1)) != trainer.processes.size:
             lines.append(f"Number of processes: {trainer.processes.size}, was {processes}")
-        if trainer.cfg.DISTILLER.TYPE_SHA256 != self.config.DISTILLER.TYPE_SHA256:
-            lines.append("Warning: the distiller's file has changed since the run was started")
+        then, after = leaves(self.config), leaves(trainer.cfg)
+        for key, what in FILES.items():
+            if then[key] != after[key]:
+                lines.append(f"Warning: the {what} has changed since the run was started")
         if changes := [f"{name} {now[name]}, was {before[name]}" for name in now if now[name] != before.get(name)]:
             lines.append(f"Warning: the code has changed since the run was stopped: {', '.join(changes)}")
         return lines

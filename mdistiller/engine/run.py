@@ -13,7 +13,6 @@ from yacs.config import CfgNode as CN
 from mdistiller.dataset import BatchSource, Data, ImageSet, build_data
 from mdistiller.distillers import Distiller, build_distiller, find_method
 from mdistiller.errors import UserError
-from mdistiller.models.folding import fold_batch_norms
 
 from .cfg import changed, used_sections
 from .describe import describe_code, describe_run, hint_of_devices, hints
@@ -23,8 +22,8 @@ from .freezing import freeze
 from .identity import with_variant
 from .index import Benchmark
 from .launch import Launch
-from .metrics import Result, evaluate
-from .networks import build_network, checksums, label_of
+from .metrics import Result
+from .networks import arguments_told, build_student, checksums_of, label_of
 from .owner import owned
 from .precision import compile_networks, keep_freed_memory
 from .provenance import describe_data, describe_versions
@@ -32,7 +31,8 @@ from .resume import SavedRun, has_ended, tell_ended
 from .runlog import QuietLog, RunLog, import_wandb, start_wandb
 from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
 from .seeds import seed_everything
-from .teachers import fetch_pretrained, find_teacher_weights, sha256_of, warnings_of
+from .teachers import sha256_of
+from .teaching import build_teacher, folded
 from .trainer import Trainer
 from .values import dump, leaves
 from .weights import load_weights
@@ -49,7 +49,7 @@ def assemble(
     """The distiller that `cfg` names, on the device of `train` and ready to be trained on it."""
     distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(train.image_set))
     if teacher is not None and distiller.teacher_is_constant:
-        distiller.teacher = fold_batch_norms(teacher)
+        distiller.teacher = folded(teacher)
     if cfg.SOLVER.SYNC_BN and processes.size > 1:
         distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
     distiller = distiller.to(train.device).to(memory_format=memory_format_of(cfg))
@@ -122,7 +122,7 @@ def run_experiment(
             "run": files.name,
             "launch": Launch().name,
             "processes": processes.size,
-            "network": cfg.DISTILLER.STUDENT,
+            "network": method.student_name(cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER),
             "arguments": cfg.DISTILLER.STUDENT_ARGS,
             "models": benchmark.models_for(cfg.DATASET.TYPE),
             "teacher": teacher_name,
@@ -148,7 +148,7 @@ def run_experiment(
             log.line("===== New Logging Session Started =====")
             running = f"student={student_name}, teacher={teacher_name}, distiller={label}"
             log.line(f"Running main with {running}", wrap=False)
-            networks = {"teacher": parts.teacher, "student": parts.student}
+            networks = {"teacher": parts.teacher, "student": distiller.student}
             for line in describe_run(cfg, meta, parts.data, networks, files, processes.size):
                 log.line(line)
             if method.takes_new_sections:
@@ -181,20 +181,23 @@ def build_parts(
     if cfg.LOG.WANDB:
         import_wandb()
     notes, teacher_top1 = [data.note] if data.note else [], None
+    notes += arguments_told(cfg, needs_teacher)
     splits = ["train", "test", *(["val"] if "val" in data.fingerprints else [])]
     found = {
         "DATASET.FINGERPRINT": ("images", "-".join(data.fingerprints[split] for split in splits)),
         "DISTILLER.TYPE_SHA256": ("distiller's file", find_method(cfg.DISTILLER.TYPE).checksum()),
-        "DISTILLER.NETWORKS_SHA256": ("networks' file", checksums(cfg)),
+        "DISTILLER.STUDENT_FILE_SHA256": ("student's network file", checksums_of(cfg, "STUDENT")),
         "EXPERIMENT.VERSIONS": ("code", describe_code(describe_versions()["versions"])),
     }
+    if needs_teacher:
+        found["DISTILLER.TEACHER_FILE_SHA256"] = ("teacher's network file", checksums_of(cfg, "TEACHER"))
     for key, (what, now) in found.items():
         if leaves(cfg)[key] not in ("", now):
             has = "have" if what == "images" else "has"
             notes.append(f"Warning: the {what} {has} changed since the run of this config; its numbers may differ")
         cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
-    student, teacher = build_network(cfg, "STUDENT", models, data.num_classes), None
+    student, teacher = build_student(cfg, models, data.num_classes), None
     path = cfg.DISTILLER.STUDENT_WEIGHTS
     if path and not (goes_on and not Path(path).exists()):
         if load_weights(student, path, cfg.DISTILLER.STUDENT, keeps_classifier=True).get("kept"):
@@ -205,17 +208,6 @@ def build_parts(
         cfg = changed(cfg, "DISTILLER.STUDENT_SHA256", sha256)
     freeze(student, cfg.DISTILLER.FREEZE, cfg.DISTILLER.STUDENT)
     if needs_teacher:
-        name, dataset = cfg.DISTILLER.TEACHER, describe_data(cfg, data)["dataset"]
-        teacher = build_network(cfg, "TEACHER", models, data.num_classes)
-        if not cfg.DISTILLER.TEACHER_WEIGHTS:
-            weights, passed_over = processes.first(partial(find_teacher_weights, benchmark, cfg, utils, dataset))
-            notes += passed_over
-            cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
-        with processes.in_turn():
-            fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, name)
-        meta = load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, name, data.classes)
-        teacher_top1 = evaluate(teacher.to(device), data.val or data.test, processes=processes).top1
-        sha256 = sha256_of(cfg.DISTILLER.TEACHER_WEIGHTS)
-        notes += warnings_of(cfg, meta, dataset | {"num_classes": data.num_classes}, teacher_top1, sha256)
-        cfg = changed(cfg, "DISTILLER.TEACHER_SHA256", sha256)
+        cfg, teacher, teacher_top1, found_notes = build_teacher(cfg, benchmark, data, utils, device, processes)
+        notes += found_notes
     return Parts(cfg, data, student, teacher, teacher_top1, notes)

@@ -19,7 +19,8 @@ from .cfg import CFG
 from .describe import plain
 from .identity import is_same_data
 from .index import Benchmark
-from .networks import label_of
+from .networks import NO_ARGUMENTS, PRETRAINED, label_of
+from .pretrained import fetch_of_library, is_of_library, library_file
 from .runs import BASELINE_FOLDERS, PROJECT, baseline_weights, published_weights, shown
 from .values import leaves
 from .weights import read_meta, rows_of
@@ -35,22 +36,33 @@ MDISTILLERS = {
 
 
 def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: dict[str, Any]) -> tuple[Path, list[str]]:
-    """Where the weights of the teacher DISTILLER.TEACHER lie, by the default places, and warnings about the choice.
+    """Where the weights of the teacher DISTILLER.TEACHER lie, and warnings about the choice.
 
-    dataset: what `meta` tells of the run's data. It is the best that `train.py` made on this very data; else, on
-    classes of ImageNet, torchvision's file, to be downloaded; else the best on other data of these classes; and then
-    where MDistiller keeps its teachers. What is passed over is named in a warning. Raises UserError, listing the places
-    and the command that trains one, where there is none.
+    dataset: what `meta` tells of the run's data. Where DISTILLER.TEACHER_WEIGHTS names none, it is the best that
+    `train.py` made on this very data; else, on classes of ImageNet, a library's file, to be downloaded; else the best
+    on other data of these classes; and then where MDistiller keeps its teachers. What is passed over is named in a
+    warning. Raises UserError, listing the places and the command that trains one, where there is none.
     """
     name, models = cfg.DISTILLER.TEACHER, benchmark.models_for(cfg.DATASET.TYPE)
+    if cfg.DISTILLER.TEACHER_WEIGHTS not in ("", PRETRAINED):
+        return Path(cfg.DISTILLER.TEACHER_WEIGHTS), []
     classes = dataset["classes"]
+    is_imagenet = {*classes} <= {*IMAGENET_WNIDS}
+    if cfg.DISTILLER.TEACHER_WEIGHTS == PRETRAINED:
+        if not is_imagenet:
+            raise UserError(
+                f"the pretrained weights of {name} score classes of ImageNet, and the data has others, such as "
+                f"{next(each for each in classes if each not in IMAGENET_WNIDS)!r}; train it by train.py, or name "
+                "weights for this data"
+            )
+        return pretrained_teacher(name, cfg.DISTILLER.TEACHER_ARGS, benchmark.models), []
     candidates = [candidate_at(path) for path in baseline_weights(utils, label_of(cfg, "TEACHER"))]
     arguments = cfg.DISTILLER.TEACHER_ARGS
     fitting = [each for each in candidates if each.is_of(name, models, arguments) and each.scores(classes)]
     same = [each for each in fitting if is_same_data(each.dataset, dataset)]
     others = [each for each in fitting if each not in same]
-    is_imagenet = benchmark.models == "imagenet" and {*classes} <= {*IMAGENET_WNIDS}
-    published = pretrained_file(name) if is_imagenet else None
+    takes_published = is_imagenet and benchmark.models == "imagenet"
+    published = published_file(name, arguments, benchmark.models) if takes_published else None
     if same:
         passed_over = [published] if published and published.is_file() else []
         return best_of(same).path, passing_over(others) + [told_of(path) for path in passed_over]
@@ -58,7 +70,7 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
         return published, passing_over(others)
     if fitting:
         return best_of(fitting).path, []
-    mdistillers = MDISTILLERS.get(models, "").format(name)
+    mdistillers = "" if is_other(name) else MDISTILLERS.get(models, "").format(name)
     downloaded = sorted(path for path in PROJECT.glob(mdistillers) if path.is_file()) if mdistillers else []
     if downloaded:
         return next((path for path in downloaded if "best" in path.name), downloaded[0]), []
@@ -82,7 +94,7 @@ def training_command(benchmark: Benchmark, cfg: CN, name: str, utils: Path) -> s
     if "ROOT" in keys:
         keys["ROOT"] = shown(Path(cfg.DATASET.ROOT))
     words = [shown(utils / "train.py"), "--selected_model", name]
-    if cfg.DISTILLER.TEACHER_ARGS:
+    if cfg.DISTILLER.TEACHER_ARGS != NO_ARGUMENTS:
         words += ["DISTILLER.STUDENT_ARGS", cfg.DISTILLER.TEACHER_ARGS]
     words += [word for key, value in keys.items() for word in (f"DATASET.{key}", plain(value))]
     return f"python {shlex.join(words)}"
@@ -149,21 +161,22 @@ def sha256_of(path: str | Path) -> str:
         return digest.hexdigest()
 
 
-def warnings_of(cfg: CN, meta: dict[str, Any], dataset: dict[str, Any], top1: float, sha256: str) -> list[str]:
+def warnings_of(cfg: CN, metas: list[dict[str, Any]], dataset: dict[str, Any], top1: float, sha256: str) -> list[str]:
     """What a user should know of a teacher that is right on `top1` percent of the images it is asked about.
 
-    meta: what its weights tell; dataset: what that of this run does.
+    metas: what the weights of each of its networks tell; dataset: what that of this run does.
     """
     lines = []
     if cfg.DISTILLER.TEACHER_SHA256 not in ("", sha256):
         lines.append("Warning: the teacher's file has changed since the run of this config; its numbers will differ")
-    theirs = meta.get("dataset", {})
-    if "fingerprints" in theirs and not is_same_data(theirs, dataset):
+    theirs = [meta.get("dataset", {}) for meta in metas]
+    if any("fingerprints" in each and not is_same_data(each, dataset) for each in theirs):
         lines.append("Warning: the teacher's weights are of other data")
     chance = 100 / dataset["num_classes"]
     if top1 < chance + USEFUL_SHARE * (100 - chance):
         causes = "Its classes may be in another order, as folders named 0 to 99 are when sorted as text, or its images "
-        causes = f"{causes}normalised otherwise" if theirs.get("classes") != dataset["classes"] else "Train it longer"
+        is_known = all(each.get("classes") == dataset["classes"] for each in theirs)
+        causes = "Train it longer" if is_known else f"{causes}normalised otherwise"
         lines.append(f"Warning: the teacher is near chance ({chance:.1f} %). {causes}")
     return lines
 
@@ -173,12 +186,32 @@ def pretrained_file(name: str) -> Path | None:
     return _cache_path(_url(name)) if name in TORCHVISION_NAMES else None
 
 
-def fetch_pretrained(path: str | Path, name: str) -> None:
+def published_file(name: str, arguments: str, models: str) -> Path | None:
+    """Where pretrained weights of a network of `models`, or of a library, are or will be; None where there are none."""
+    if is_of_library(name):
+        return library_file(name, arguments)
+    return pretrained_file(name) if models == "imagenet" else None
+
+
+def pretrained_teacher(name: str, arguments: str, models: str) -> Path:
+    """As `published_file`. Raises UserError where there are none."""
+    path = published_file(name, arguments, models)
+    if path is None:
+        raise UserError(
+            f"{name} has no pretrained weights (these do: {', '.join(TORCHVISION_NAMES)} on ImageNet, torchvision:NAME "
+            "and timm:NAME); name a file with --teacher_weights or --checkpoint"
+        )
+    return path
+
+
+def fetch_pretrained(path: str | Path, name: str, arguments: str = NO_ARGUMENTS) -> None:
     """Download the pretrained weights of `name` to `path` where that is their place and they are not there yet.
 
     They are kept in torch's own cache of downloads. Raises UserError, with the address and the place, where that fails.
     """
     path = Path(path)
+    if is_of_library(name) and path == library_file(name, arguments):
+        fetch_of_library(name, arguments)
     if path != pretrained_file(name) or path.is_file():
         return
     url = _url(name)

@@ -1,6 +1,7 @@
 """Values from text and back: YAML files, which may begin with others, and what a command line says."""
 
 import ast
+import math
 import re
 from collections import Counter
 from collections.abc import Container, Mapping
@@ -180,6 +181,16 @@ def dump(cfg: Mapping[str, Any]) -> str:
     return yaml.dump(plain(cfg), Dumper=_Dumper)
 
 
+def as_text(values: Mapping[str, Any]) -> str:
+    """A mapping as YAML in one line, the same for equal ones."""
+    return yaml.dump(dict(values), Dumper=_Dumper, default_flow_style=True, width=math.inf).strip()
+
+
+def is_mapping(value: Any, old: Any) -> bool:
+    """Whether `value` is a mapping, for a key whose text, as the `old` one, is a mapping in YAML."""
+    return isinstance(value, dict) and old.startswith("{")
+
+
 def as_number(value: Any) -> Any:
     """YAML reads 1e-4 (no dot) as text; a researcher means the number. One that no range holds is short as a float."""
     if isinstance(value, str) or (isinstance(value, int) and abs(value) >= HUGE):
@@ -218,7 +229,7 @@ def coerce(name: str, value: Any, old: Any, source: str) -> Any:
         fits = isinstance(value, (list, tuple))
         value = type(old)(map(as_number, value)) if fits else value
     else:
-        value = "" if value is None else value
+        value = "" if value is None else as_text(value) if is_mapping(value, old) else value
         fits, value = not isinstance(value, (list, tuple, dict)), str(value)
     if not fits:
         example = "[a,b]" if old in ([], ()) else repr(old)

@@ -19,17 +19,21 @@ from torch import nn
 
 from mdistiller.errors import UserError, nearest
 from mdistiller.models import cifar, imagenet
-from mdistiller.models._common import Features
+from mdistiller.models._common import Features, find_classifier, find_classifiers, probe_features
 from mdistiller.models.others import build_other, canonical_other, is_other
 from mdistiller.models.published import cifar_model_dict, imagenet_model_dict, tiny_imagenet_model_dict
+from mdistiller.models.reused import PLUS, Reused
 
 __all__ = [
     "Features",
     "build_model",
     "canonical_name",
     "cifar_model_dict",
+    "find_classifier",
+    "find_classifiers",
     "imagenet_model_dict",
     "model_names",
+    "probe_features",
     "tiny_imagenet_model_dict",
 ]
 
@@ -54,8 +58,14 @@ def build_model(
 
     name: one of ours for that data, or of others: `torchvision:resnet18`, `timm:vit_tiny_patch16_224`, or a class or
     function in a file, `path/to/net.py:make_net`. arguments: of what makes a network of others; image_size: a side of
-    its images, in pixels. Raises UserError for an unknown name, and for what cannot be built or does not fit.
+    its images, in pixels. `first+second` is the first network with the classifier of the second, behind a projector
+    (`Reused`); arguments are then the first's.
+    Raises UserError for an unknown name, and for what cannot be built or does not fit.
     """
+    if PLUS in name:
+        own, other = name.split(PLUS, 1)
+        network = build_model(dataset, own, num_classes, arguments, image_size)
+        return Reused(network, build_model(dataset, other, num_classes, None, image_size), image_size or 32)
     name, arguments = canonical_name(dataset, name), arguments or {}
     if is_other(name):
         return build_other(name, num_classes, arguments, image_size)
@@ -74,6 +84,8 @@ def canonical_name(dataset: str, name: str) -> str:
 
     Raises UserError, naming the nearest network and listing them all, where there is none.
     """
+    if PLUS in name:
+        return PLUS.join(canonical_name(dataset, part) for part in name.split(PLUS, 1))
     if is_other(name):
         return canonical_other(name)
     networks = _networks_of(dataset)

@@ -1,6 +1,6 @@
 """What several families share: the type of their features, initialisation, the residual body, the pooled vector."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 import torch
@@ -57,3 +57,42 @@ def global_average(x: torch.Tensor) -> torch.Tensor:
 def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Interleave the channels of `groups` equal groups: a1 a2 b1 b2 -> a1 b1 a2 b2. x: (batch, channels, ...)."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def find_classifier(network: nn.Module) -> nn.Linear:
+    """The layer of `network` that turns `pooled_feat` into logits."""
+    return find_classifiers(network)[0]
+
+
+def find_classifiers(network: nn.Module) -> list[nn.Linear]:
+    """The layers that give logits: of ours the last `nn.Linear`; a network of others may have several heads."""
+    contract = getattr(network, "contract", None)
+    return contract.classifiers if contract else [m for m in network.modules() if isinstance(m, nn.Linear)][-1:]
+
+
+@torch.no_grad()
+def probe_features(network: nn.Module, input_size: Sequence[int]) -> Features:
+    """Features of a blank image of `input_size` (height, width), in eval mode; leaves the network as it was."""
+    training = {module: module.training for module in network.modules()}
+    parameter = next(network.parameters())
+    network.eval()
+    try:
+        # Autocast would keep the casts of the weights that it makes here, without a gradient, for the training forward.
+        with torch.autocast(parameter.device.type, enabled=False):
+            _, features = network(parameter.new_zeros(1, 3, *input_size))
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return features
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that falls back on its running statistics where a channel has one value and so no variance.
+
+    The pooled features of a batch of one image are such a case.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)

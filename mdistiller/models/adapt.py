@@ -133,7 +133,7 @@ def maps_of(units: list[Call], image: torch.Tensor, patches: Grid | None) -> lis
                 continue
             smallest = grid
             same = found.setdefault(grid, [])
-            if same and same[-1][2] is tensor and not takes_given:  # which the call has changed in place
+            if same and same[-1][2] is tensor and not takes_given and call.transforms:  # in place
                 same.pop()
             if not same or same[-1][2] is not tensor:
                 same.append((call, takes_given, tensor))

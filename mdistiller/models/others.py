@@ -35,7 +35,11 @@ def canonical_other(name: str) -> str:
     """The one spelling of such a name, with the absolute path of a file. Raises UserError where there is none."""
     if is_file(name):
         path, _, function = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
-        if not Path(path).is_file():
+        try:
+            exists = Path(path).is_file()
+        except (OSError, ValueError):  # no name that a file can have
+            exists = False
+        if not exists:
             raise UserError(f"no network file {path}; expected path/to/net.py:make_net")
         if not function:
             raise UserError(f"{path} does not say which network; type {path}:NAME, of a class or function there")

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mdistiller.distillers import DISTILLERS
+
 PROJECT = Path(__file__).resolve().parents[2]
-METHOD = '''
+FREE = 1 + max(method.index or 0 for method in DISTILLERS.values())  # index of a new method
+METHOD = f'''
 """Mean squared error of the logits."""
 
 from typing import Any
@@ -28,11 +31,11 @@ from ._logit import LogitDistiller
 class Mse(LogitDistiller):
     """CE_WEIGHT · cross-entropy + MSE_WEIGHT · mean squared error of the logits over SCALE."""
 
-    defaults = {"SCALE": 2.0, "LOSS": {"CE_WEIGHT": 1.0, "MSE_WEIGHT": 0.5}}
-    checks = {"SCALE": ABOVE_ZERO, "LOSS.MSE_WEIGHT": ABOVE_ZERO}
+    defaults = {{"SCALE": 2.0, "LOSS": {{"CE_WEIGHT": 1.0, "MSE_WEIGHT": 0.5}}}}
+    checks = {{"SCALE": ABOVE_ZERO, "LOSS.MSE_WEIGHT": ABOVE_ZERO}}
     venue = "nowhere 2026"
     transfers = "logits"
-    index = 20
+    index = {FREE}
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
@@ -40,7 +43,7 @@ class Mse(LogitDistiller):
         self.scale = cfg.MSE.SCALE
 
     def distillation_losses(self, logits_student, logits_teacher, target, **kwargs):
-        return {"loss_kd": self.mse_weight * F.mse_loss(logits_student / self.scale, logits_teacher / self.scale)}
+        return {{"loss_kd": self.mse_weight * F.mse_loss(logits_student / self.scale, logits_teacher / self.scale)}}
 '''
 ROW_TESTS = "test_each_method_has_its_row", "test_each_method_s_row_counts_its_extra_parameters"
 IMPORT = "import mdistiller.distillers"
@@ -118,8 +121,9 @@ def test_method_is_found_listed_configured_and_checked(project):
 
 def test_method_is_listed_chosen_and_set_by_the_scripts(project):
     script = "CIFAR-100/Utils/distillation_train.py"
-    assert "20     vgg19         MobileNetV2   Mse" in run(project, script, "--list").stdout.splitlines()
-    chosen = "--selected_distiller", "20", "MSE.SCALE", "3", "--print_cfg"
+    listed = [line.split() for line in run(project, script, "--list").stdout.splitlines()]
+    assert [line[-1] for line in listed if line[:1] == [str(FREE)]] == ["Mse"]
+    chosen = "--selected_distiller", str(FREE), "MSE.SCALE", "3", "--print_cfg"
     printed = yaml.safe_load(run(project, script, *chosen).stdout)
     assert printed["DISTILLER"]["TYPE"] == "MSE" and printed["SOLVER"]["EPOCHS"] == 240
     assert printed["MSE"] == {"SCALE": 3.0, "LOSS": {"CE_WEIGHT": 1.0, "MSE_WEIGHT": 0.5}}
@@ -130,7 +134,7 @@ def test_method_is_listed_chosen_and_set_by_the_scripts(project):
 
 
 def test_method_without_an_index_is_listed_by_name(project):
-    add_method(project, "Mse", METHOD.replace("index = 20", ""))
+    add_method(project, "Mse", METHOD.replace(f"index = {FREE}", ""))
     script = "ImageNet/Utils/distillation_train.py"
     assert run(project, script, "--list").stdout.splitlines()[-1] == "by name: distiller Mse"
     chosen = run(project, script, "--selected_distiller", "Mse", "--print_cfg").stdout
@@ -151,13 +155,13 @@ def test_method_is_seen_by_the_tests_of_every_method_and_of_the_readme(project):
 
 
 def test_file_without_the_class_of_its_name_does_not_import(project):
-    add_method(project, "Lost", METHOD.replace("Mse", "Found").replace("index = 20", "index = 21"))
+    add_method(project, "Lost", METHOD.replace("Mse", "Found").replace(f"index = {FREE}", f"index = {FREE + 1}"))
     error = run(project, "-c", IMPORT).stderr
     assert "ImportError: Lost.py must hold the class Lost, derived from mdistiller.distillers.Distiller" in error
 
 
-@pytest.mark.parametrize(("index", "owner"), [(20, "Mse"), (19, "CTKD"), (3, "a published method")])
+@pytest.mark.parametrize(("index", "owner"), [(FREE, "Mse"), (19, "CTKD"), (3, "a published method")])
 def test_index_that_is_taken_does_not_import(project, index, owner):
-    add_method(project, "Mse2", METHOD.replace("Mse", "Mse2").replace("index = 20", f"index = {index}"))
+    add_method(project, "Mse2", METHOD.replace("Mse", "Mse2").replace(f"index = {FREE}", f"index = {index}"))
     error = run(project, "-c", IMPORT).stderr
     assert f"ImportError: Mse2.index is {index}, which belongs to {owner}; take a free number" in error

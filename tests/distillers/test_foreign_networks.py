@@ -29,7 +29,8 @@ WITHOUT_NORMS = {"densenet121", "convnext_tiny", "shufflenet_v2_x0_5", "swin_t",
 
 def expected_refusal(method, name, role):
     own = name.partition(":")[2]
-    if method == "SDD" and own in WITHOUT_FINAL_MAP | TRANSFORMERS:
+    reads_map = method in ("SDD", "CATKD", "SIMKD") or (method == "SRRL" and role == "student")
+    if reads_map and own in WITHOUT_FINAL_MAP | TRANSFORMERS:
         return LACKS_FINAL_MAP
     if method == "OFD" and role == "teacher" and own in WITHOUT_NORMS:
         return LACKS_NORMS

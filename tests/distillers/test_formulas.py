@@ -114,7 +114,7 @@ def test_ctkd_curriculum_rises_to_one():
     assert [curriculum(epoch, 10) for epoch in (5, 10, 50)] == pytest.approx([0.5, 1.0, 1.0])
 
 
-@pytest.mark.parametrize("method", ["KD", "DKD", "CLKD", "MLKD", "SKD", "DIST", "NKD", "CTKD"])
+@pytest.mark.parametrize("method", ["KD", "DKD", "CLKD", "MLKD", "SKD", "DIST", "NKD", "CTKD", "RLD", "TTM", "WTTM"])
 def test_standardisation_is_one_switch_for_every_logit_method(method, student, teacher):
     def losses(student, teacher, switch):
         cfg = CFG.clone()

@@ -5,12 +5,11 @@ import torch
 from torch import nn
 
 from mdistiller.distillers import build_distiller
-from mdistiller.distillers._common import find_classifier
 from mdistiller.distillers.DKD import dkd_loss
 from mdistiller.distillers.SDD import region_logits, sdd_loss
 from mdistiller.engine.cfg import CFG
 from mdistiller.errors import UserError
-from mdistiller.models import build_model
+from mdistiller.models import build_model, find_classifier
 
 
 def random_tensor(*shape, seed=0):

@@ -505,9 +505,10 @@ def test_teacher_of_tiny_imagenet_is_found_where_mdistiller_keeps_it(tmp_path, m
 
 
 def test_evaluation_takes_one_process(script, monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR"):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR"):
         monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
     with pytest.raises(UserError, match="evaluation takes one process; type python, not torchrun"):
         evaluation_main(script.utils, [])
 

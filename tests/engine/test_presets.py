@@ -29,6 +29,11 @@ def mdistiller(lr, epochs=240, **more):
     return recipe(64, epochs, lr, [150, 180, 210], **more)
 
 
+def of_students(name, facts):
+    """Its preset for CIFAR-100, and those of the students that train more slowly."""
+    return {name: mdistiller(0.05) | facts} | {f"{name}-{student}": mdistiller(0.01) | facts for student in MOBILE}
+
+
 def imagenet(batch, lr, epochs=100, **more):
     return recipe(batch, epochs, lr, [30, 60, 90], weight_decay=1e-4, **more)
 
@@ -52,6 +57,38 @@ def sdd(ce, alpha, beta, temperature, warmup, scales):
 def mlkd(views, ce, weight, temperatures, standardised=False):
     values = {"MLKD.VIEWS": views, "MLKD.LOSS.CE_WEIGHT": ce, "MLKD.LOSS.KD_WEIGHT": weight, "MLKD.FORM": "released"}
     return values | {"MLKD.TEMPERATURES": temperatures, "DISTILLER.LOGIT_STANDARDIZATION": standardised}
+
+
+def rld(alpha, beta, temperature, alpha_temperature, warmup, standardised=False):
+    names = ("ALPHA", "BETA", "T", "ALPHA_T", "WARMUP")
+    values = dict(zip(names, (alpha, beta, temperature, alpha_temperature, warmup), strict=True)) | {"CE_WEIGHT": 1.0}
+    return {f"RLD.{key}": v for key, v in values.items()} | {"DISTILLER.LOGIT_STANDARDIZATION": standardised}
+
+
+def ttm(section, power, weight):
+    return {f"{section}.POWER": power, f"{section}.LOSS.CE_WEIGHT": 1.0, f"{section}.LOSS.KD_WEIGHT": weight}
+
+
+def wkd(temperature, gamma, feat_weight, sharpen, ratio, grid, projector, decay):
+    values = {"T": temperature, "GAMMA": gamma, "SHARPEN": sharpen, "MEAN_COV_RATIO": ratio, "GRID": grid}
+    values |= {"PROJECTOR": projector, "COSINE_DECAY_EPOCH": decay, "LAMBDA": 0.05, "ITER": 10, "EPS": 1e-5}
+    return {f"WKD.{key}": v for key, v in (values | {"LOSS.CE_WEIGHT": 1.0, "LOSS.FEAT_WEIGHT": feat_weight}).items()}
+
+
+def catkd(weight, resolution=2, normalise=True):
+    return feature("CATKD", weight) | {"CATKD.RESOLUTION": resolution, "CATKD.NORMALISE": normalise}
+
+
+def weights(section, **losses):
+    return {f"{section}.LOSS.{key}_WEIGHT": weight for key, weight in losses.items()}
+
+
+def semckd(weight):
+    return weights("SEMCKD", CE=1, KD=1, FEAT=weight) | {"SEMCKD.TEMPERATURE": 4, "SEMCKD.SOFTNESS": 1}
+
+
+def uskd(alpha, beta, mu):
+    return {"USKD.CE_WEIGHT": 1.0, "USKD.ALPHA": alpha, "USKD.BETA": beta, "USKD.MU": mu}
 
 
 def ctkd(ce, weight, loops, standardised=False):
@@ -164,9 +201,40 @@ CIFAR100 = {
     "KDSVD": SCRIPT | feature("KDSVD", 1),
     "DIST": mdistiller(0.05) | dist(4),
     **{f"DIST-{student}": mdistiller(0.01) | dist(4) for student in MOBILE},
+    "USKD": recipe(128, 200, 0.1, [60, 120, 160], decay=0.2) | uskd(0.1, 0.1, 0.1),
     "NKD": recipe(128, 200, 0.1, [60, 120, 160], decay=0.2) | nkd(3, 3.5),
     "CTKD": mdistiller(0.05) | ctkd(0.1, 0.9, 10),
     **{f"CTKD-{student}": mdistiller(0.01) | ctkd(0.1, 0.9, 10) for student in MOBILE},
+    **of_students("RLD", rld(1, 8, 4, 1, 20)),
+    **of_students("RLD_standardised", rld(9, 72, 2, 2, 20, True)),
+    **of_students("TTM", ttm("TTM", 0.1, 45)),
+    **of_students("WTTM", ttm("WTTM", 0.2, 4)),
+    **of_students("WKD", wkd(8, 200, 0.08, 1, 8, 1, "conv1x1", 150)),
+    "WKD-wrn_40_2-ShuffleV1": mdistiller(0.01) | wkd(4, 60, 0.5, 1, 3, 4, "conv1x1", 150),
+    "WKD_logits": mdistiller(0.05) | wkd(8, 600, 0, 1, 8, 1, "conv1x1", 150),
+    "WKD_logits-wrn_40_2-ShuffleV1": mdistiller(0.01) | wkd(6, 200, 0, 1, 8, 1, "conv1x1", 150),
+    "WKD_features": mdistiller(0.05) | wkd(8, 0, 0.08, 1, 4, 1, "conv1x1", 150),
+    "WKD_features-wrn_40_2-ShuffleV1": mdistiller(0.01) | wkd(8, 0, 0.3, 1, 3, 4, "conv1x1", 150),
+    **of_students("CATKD", catkd(400)),
+    **{
+        f"CATKD-{pair}": mdistiller(0.05) | catkd(weight, normalise=False)
+        for pair, weight in [
+            *(("resnet110-resnet32", 1.8), ("resnet32x4-resnet8x4", 15), ("resnet56-resnet20", 0.7)),
+            *(("vgg13-vgg8", 4.5), ("wrn_40_2-wrn_16_2", 12), ("wrn_40_2-wrn_40_1", 1.5)),
+        ]
+    },
+    **{
+        f"CATKD-{pair}": mdistiller(0.01) | catkd(weight, resolution)
+        for pair, weight, resolution in [
+            *(("resnet32x4-ShuffleV1", 600, 4), ("resnet32x4-ShuffleV2", 600, 4), ("wrn_40_2-ShuffleV1", 80, 4)),
+            *(("ResNet50-MobileNetV2", 40, 2), ("vgg13-MobileNetV2", 15, 2)),
+        ]
+    },
+    **of_students("SimKD", weights("SIMKD", CE=0, FEAT=1)),
+    **of_students("SRRL", weights("SRRL", CE=1, FEAT=1, KD=1)),
+    **of_students("OFAKD", weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1}),
+    **of_students("CC", feature("CC", 0.02) | {"CC.DIM": 128}),
+    **of_students("SemCKD", semckd(400)),
     "CTKD_standardised": mdistiller(0.05) | ctkd(0.1, 9, 10, True),
     **{f"CTKD_standardised-{student}": mdistiller(0.01) | ctkd(0.1, 9, 10, True) for student in MOBILE},
 }
@@ -202,7 +270,25 @@ OF_IMAGENET = {
     "MLKD_two_view-ResNet50-MobileNetV2": imagenet(512, 0.2, augment="two-view") | mlkd(2, 0.5, 0.5, [1, 3, 5, 2, 6]),
     "NKD": imagenet(256, 0.1) | nkd(1, 1.5),
     "NKD-ResNet50-MobileNetV1": imagenet(256, 0.1, CLIP_GRAD=5.0) | nkd(1, 1.5),
+    "RLD": imagenet(512, 0.2) | rld(1, 0.5, 1, 1, 1),
+    "RLD-ResNet50-MobileNetV1": imagenet(512, 0.2) | rld(1, 2, 1, 1, 1),
+    "WKD": imagenet(256, 0.1) | wkd(2, 10, 1, 1, 2, 4, "bottleneck", 0),
+    "WKD-ResNet50-MobileNetV1": imagenet(256, 0.1) | wkd(2, 25, 0.005, 2, 2, 4, "bottleneck", 0),
+    "WKD_logits": imagenet(256, 0.1) | wkd(2, 30, 0, 1, 2, 4, "bottleneck", 0),
+    "WKD_logits-ResNet50-MobileNetV1": imagenet(256, 0.1) | wkd(2, 25, 0, 2, 2, 4, "bottleneck", 0),
+    "WKD_features": imagenet(256, 0.1) | wkd(2, 0, 0.02, 1, 2, 4, "bottleneck", 0),
+    "WKD_features-ResNet50-MobileNetV1": imagenet(256, 0.1) | wkd(2, 0, 0.005, 1, 2, 4, "bottleneck", 30),
+    "CATKD": imagenet(512, 0.2) | catkd(0.5, 4, False),
+    "CATKD-ResNet50-MobileNetV2": imagenet(512, 0.2) | catkd(10),
+    "SimKD": imagenet(256, 0.1, 120) | weights("SIMKD", CE=0, FEAT=1),
+    "SRRL": imagenet(512, 0.2) | weights("SRRL", CE=1, FEAT=1, KD=1),
+    "OFAKD": imagenet(512, 0.1) | weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1.5},
+    "SemCKD": recipe(256, 90, 0.1, [30, 60], weight_decay=1e-4) | semckd(50),
+    "USKD": imagenet(256, 0.1) | uskd(1, 0.1, 0.005),
     # No release trains them on ImageNet
+    "CC": imagenet(512, 0.2) | feature("CC", 0.02) | {"CC.DIM": 128},
+    "TTM": imagenet(512, 0.2) | ttm("TTM", 0.1, 45),
+    "WTTM": imagenet(512, 0.2) | ttm("WTTM", 0.2, 4),
     "FitNet": imagenet(512, 0.2) | feature("FITNET", 100) | {"FITNET.HINT_LAYER": 2},
     "NST": imagenet(512, 0.2) | feature("NST", 50),
     "PKT": imagenet(512, 0.2) | feature("PKT", 30000),

@@ -12,7 +12,8 @@ from mdistiller.errors import UserError
 from tests.engine.processes import launcher, relational, steps
 
 CASES = [
-    *DISTILLERS,
+    *(name for name in DISTILLERS if name != "SEMCKD"),
+    "SEMCKD SEMCKD.LOSS.FEAT_WEIGHT=1.0",  # with the release's weight these untrained networks diverge
     f"{relational.__file__}:Relational",
     f"{relational.__file__}:Local",
     f"{relational.__file__}:Views",

@@ -27,10 +27,15 @@ SYNTHETIC = (
     "SOLVER.EPOCHS 3 LOG.SAVE_STEPS 2 DATASET.IMAGE_SIZE 16"
 ).split()
 PAIR = "--selected_student resnet8 --selected_teacher resnet8".split()
+SMALL_VIT = "{patch_size: 4, embed_dim: 64, depth: 2, num_heads: 4, drop_path_rate: 0.1}"
 PHOTOGRAPHS = (
     "DATASET.TYPE imagenet DATASET.IMAGE_SIZE 32 DATASET.NUM_WORKERS 2 SOLVER.BATCH_SIZE 4 SOLVER.LR 0.001 "
     "SOLVER.EPOCHS 3 LOG.SAVE_STEPS 1 DISTILLER.TEACHER MobileNetV1 DISTILLER.STUDENT MobileNetV1"
 ).split()
+OTHERS = [
+    ["--selected_teacher", "resnet8", "--selected_student", "torchvision:shufflenet_v2_x0_5"],
+    [*PAIR[2:], "--selected_student", "timm:vit_tiny_patch16_224", "DISTILLER.STUDENT_ARGS", SMALL_VIT],
+]
 RECIPE = (
     "SOLVER.TYPE AdamW SOLVER.LR 0.003 SOLVER.SCHEDULER cosine SOLVER.WARMUP_EPOCHS 1 SOLVER.CLIP_GRAD 1 "
     "SOLVER.ACCUMULATE 3 SOLVER.EMA 0.7 SOLVER.LABEL_SMOOTHING 0.1 DATASET.MIXUP 0.4 DATASET.CUTMIX 1 "
@@ -47,9 +52,11 @@ CASES = {
         [*PAIR, "--distiller", "SKD", *SYNTHETIC, "SOLVER.TRAINER", "dot", "SOLVER.ACCUMULATE", "3"],
     ),
     "files": (IMAGENET, ["--distiller", "KD", *PHOTOGRAPHS]),
+    "torchvision": (CIFAR100, [*OTHERS[0], "--distiller", "RKD", *SYNTHETIC]),
+    "timm": (CIFAR100, [*OTHERS[1], "--distiller", "FitNet", *SYNTHETIC, "FITNET.HINT_LAYER", "1"]),
 }
 WRITES = "replace", "fsync"  # functions of os around which a write can be cut off
-KILLS = 4  # a case
+KILLS = 2  # a case, one by time and one within a write
 
 
 def run(benchmark, utils, main, arguments, die_at, output):
@@ -142,6 +149,8 @@ def assert_equal(ours, theirs, where=""):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_that_is_killed_and_resumed_ends_as_if_it_had_never_stopped(tmp_path, case):
+    if case == "timm":
+        pytest.importorskip("timm")
     benchmark, arguments = CASES[case]
     teacher = []
     if benchmark is IMAGENET:
