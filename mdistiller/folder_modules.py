@@ -222,3 +222,23 @@ def described(error: BaseException) -> str:
     text = re.sub(rf"{re.escape(PREFIX)}\w+", "", " ".join(text.split()))[:300]
     where = f" ({place[0]}, line {place[1]})" if place else ""
     return f"{type(error).__name__}: {text}{where}"
+
+
+def is_file_reference(name: str) -> bool:
+    """Whether `name` is of the form `path/to/file.py:NAME`."""
+    return ".py:" in name or name.endswith(".py")
+
+
+def split_reference(reference: str, what: str, example: str) -> tuple[Path, str]:
+    """Path and NAME, empty where it is left out, of a file reference; what, example: of such a file, in messages.
+
+    Raises UserError for a missing file.
+    """
+    path, _, name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
+    try:
+        is_file = Path(path).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        is_file = False
+    if not is_file:
+        raise UserError(f"no {what} {path}; expected {example}")
+    return Path(path).resolve(), name

@@ -11,9 +11,10 @@ from torch import nn
 
 from mdistiller.checks import require_all
 from mdistiller.errors import UserError, nearest
+from mdistiller.folder_modules import is_file_reference, split_reference
 
 from ._base import Distiller
-from .foreign import is_file_reference, load_class, split_reference
+from .foreign import EXAMPLE, KIND, load_class
 
 __all__ = ["DISTILLERS", "Distiller", "build_distiller", "canonical_name", "distiller_dict", "find_method"]
 
@@ -60,7 +61,7 @@ def canonical_name(name: str) -> str:
     Raises UserError where there is no such method, naming the nearest, or no such file.
     """
     if is_file_reference(name):
-        path, class_name = split_reference(name)
+        path, class_name = split_reference(name, KIND, EXAMPLE)
         return f"{path}:{class_name}" if class_name else str(path)
     upper = name.upper()
     upper = ALIASES.get(upper, upper)

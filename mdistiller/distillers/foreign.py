@@ -14,7 +14,7 @@ from torch import nn
 
 from mdistiller.checks import Check
 from mdistiller.errors import UserError
-from mdistiller.folder_modules import described, folder_of, load_module
+from mdistiller.folder_modules import described, folder_of, load_module, split_reference
 
 from ._base import OWN, Distiller, Output
 from ._contract import (
@@ -28,6 +28,7 @@ from ._contract import (
     kind_of,
 )
 
+KIND, EXAMPLE = "distiller file", "--distiller path/to/file.py:ClassName"  # of a file, in messages
 INPUT_SIZE_SECTIONS, MDISTILLER_INPUT_SIZE = ("FITNET", "VID"), (32, 32)
 
 
@@ -194,37 +195,20 @@ def with_input_size(cfg: Any) -> Any:
     return cfg
 
 
-def is_file_reference(name: str) -> bool:
-    """Whether `name` is of the form `path/to/file.py:ClassName`."""
-    return ".py:" in name or name.endswith(".py")
-
-
-def split_reference(reference: str) -> tuple[Path, str]:
-    """Path and class name, empty where it is left out, of a file reference. Raises UserError for a missing file."""
-    path, _, class_name = reference.rpartition(":") if not reference.endswith(".py") else (reference, "", "")
-    try:
-        is_file = Path(path).is_file()
-    except (OSError, ValueError):  # no name that a file can have
-        is_file = False
-    if not is_file:
-        raise UserError(f"no distiller file {path}; expected --distiller path/to/file.py:ClassName")
-    return Path(path).resolve(), class_name
-
-
 def load_class(reference: str) -> type[Distiller]:
     """The class that `path/to/file.py:ClassName` names, behind `ForeignDistiller`; a file is read once while it stays.
 
     The file may import from its folder and, by MDistiller's relative imports, from this package; see `Folder`.
     Raises UserError where the file or the class is missing or the file does not import.
     """
-    path, class_name = split_reference(reference)
+    path, class_name = split_reference(reference, KIND, EXAMPLE)
     status = path.stat()
     return _load_class(path, class_name, status.st_mtime_ns, status.st_size)
 
 
 @functools.cache
 def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
-    module = load_module(path, __package__, "distiller file", *version)
+    module = load_module(path, __package__, KIND, *version)
     folder = folder_of(module.__name__).__name__
     own = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Distiller)]
     own = [key for key in own if getattr(module, key).__module__.startswith(f"{folder}.")]

@@ -110,6 +110,7 @@ class Several(Processes):
     def __init__(self, launch: Launch, device: torch.device):
         self.share, self.launch, self.device, self.count = launch.share, launch, device, 0
         self.terms: list[str] | None = None
+        self.parts_differ = False  # in which losses and gradients they have
         self.have_whole_batches = False  # and so the same losses
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -155,7 +156,9 @@ class Several(Processes):
         return tensor
 
     def average(self, gradients: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor]) -> list[Any]:
-        reached = self.add(torch.tensor([gradient is not None for gradient in gradients]).int()).tolist()
+        reached = [0] * len(gradients)
+        if self.parts_differ:
+            reached = self.add(torch.tensor([gradient is not None for gradient in gradients]).int()).tolist()
         found = [
             torch.zeros_like(p) if gradient is None and count else gradient
             for gradient, p, count in zip(gradients, like, reached, strict=True)
@@ -192,6 +195,7 @@ class Several(Processes):
 
     def wrap(self, distiller: Distiller, is_plain: bool) -> Callable[..., Any]:
         distiller.processes, self.terms, self.have_whole_batches = self, None, False
+        self.parts_differ = isinstance(distiller, ForeignDistiller) and not distiller.relates_images
         if isinstance(distiller, ForeignDistiller) and distiller.relates_images:
             self.copy([*distiller.parameters(), *distiller.buffers()])
             self.have_whole_batches = True
@@ -206,7 +210,7 @@ class Several(Processes):
         def forward(**batch: Any) -> Any:
             with self.apart():
                 logits, losses = model(**batch)
-            if not is_plain:
+            if self.parts_differ:
                 self.check_terms([*losses])
             return logits, losses
 

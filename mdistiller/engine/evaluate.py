@@ -14,8 +14,9 @@ from mdistiller.checks import Check, require_all
 from mdistiller.dataset import Data, build_data, fill_defaults
 from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
+from mdistiller.folder_modules import is_file_reference
 from mdistiller.models import build_model, canonical_name, model_names
-from mdistiller.models.others import is_file, is_other
+from mdistiller.models.others import is_other
 
 from . import bounds
 from . import cfg as config
@@ -209,12 +210,12 @@ class Evaluator:
             read_meta(path)  # which says why, where nothing can be read
             names = ", ".join(model_names(models))
             raise UserError(f"{path} does not tell its network; add --model with one of {names}")
-        if is_file(name) and self.network is None and not self._is_own(file, name):
+        if is_file_reference(name) and self.network is None and not self._is_own(file, name):
             raise UserError(
                 f"{path} is of a network in a file, {name}, which is run where you name it: add --model {name}"
             )
         name, theirs = canonical_name(models, name), meta.get("network", "")
-        is_own = name == theirs or (is_file(name) and is_file(theirs))  # which may have been moved
+        is_own = name == theirs or (is_file_reference(name) and is_file_reference(theirs))  # which may have been moved
         arguments = arguments_in(meta, path, name) if is_own else NO_ARGUMENTS
         if "DISTILLER.STUDENT_ARGS" in self.pairs[::2]:
             arguments = plain_arguments(cfg.DISTILLER.STUDENT_ARGS, "STUDENT_ARGS", name)

@@ -12,8 +12,9 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.checks import brief, is_number
 from mdistiller.errors import UserError
+from mdistiller.folder_modules import is_file_reference
 from mdistiller.models import build_model
-from mdistiller.models.others import checksum_of, is_file, is_other
+from mdistiller.models.others import checksum_of, is_other
 
 from .cfg import CFG
 from .identity import as_file_name
@@ -49,7 +50,7 @@ def arguments_of(text: str, source: str, network: str) -> dict[str, Any]:
     for name, value in values.items():
         if not name.isidentifier():
             raise UserError(f"{source} has the name {brief(name)!r}; expected names of arguments, such as img_size")
-        is_decided = not is_file(network) and (name in DECIDED or name.startswith(DECIDED_PREFIX))
+        is_decided = not is_file_reference(network) and (name in DECIDED or name.startswith(DECIDED_PREFIX))
         if is_decided or name == "num_classes":
             raise UserError(f"{source} has {name}, which the data and --teacher_weights decide; leave it out")
         numbers = [as_number(item) if EXPONENT.fullmatch(str(item)) else item for item in as_list(value)]
@@ -124,7 +125,7 @@ def label(name: str, arguments: str = NO_ARGUMENTS) -> str:
         return SEPARATOR.join(label(each, arguments) for each in split(name))
     if not is_other(name):
         return name
-    if is_file(name):
+    if is_file_reference(name):
         path, _, function = name.rpartition(":")
         text = f"{Path(path).stem}-{function}.{checksum_of(name)[:6]}"
     else:
@@ -155,4 +156,4 @@ def arguments_told(cfg: CN, needs_teacher: bool) -> list[str]:
 
 def checksums_of(cfg: CN, role: str) -> str:
     """Checksums of the users' files that the networks of `role` come from; empty for those of libraries and ours."""
-    return SEPARATOR.join(checksum_of(name) for name in split(cfg.DISTILLER[role]) if is_file(name))
+    return SEPARATOR.join(checksum_of(name) for name in split(cfg.DISTILLER[role]) if is_file_reference(name))

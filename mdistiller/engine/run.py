@@ -51,7 +51,9 @@ def assemble(
     if teacher is not None and distiller.teacher_is_constant:
         distiller.teacher = folded(teacher)
     if cfg.SOLVER.SYNC_BN and processes.size > 1:
-        distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
+        for name, part in distiller.named_children():
+            if part is not distiller.teacher or not distiller.teacher_is_constant:  # whose folded norms do nothing
+                setattr(distiller, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
     distiller = distiller.to(train.device).to(memory_format=memory_format_of(cfg))
     distiller.set_targets(train.image_set.targets)
     if train.device.type == "cpu":

@@ -87,6 +87,8 @@ def end_later() -> None:
 
     The first of several processes needs the others until it has stopped; they end without it.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return
     signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 

@@ -88,7 +88,7 @@ def contract_of(root: Call, name: str, num_classes: int, image: torch.Tensor) ->
     grid = grid_of(last, patches)
     assert grid is not None
     final = as_map(last, grid, stages[-1].is_last)
-    for function in (torch.clone, F.relu, F.relu6, F.silu, F.hardswish):
+    for function in (torch.positive, F.relu, F.relu6, F.silu, F.hardswish):
         mean = function(final).mean(dim=(2, 3))
         if mean.shape == classifier.given.shape and torch.allclose(mean, classifier.given, rtol=CLOSE, atol=CLOSE):
             contract.final = function

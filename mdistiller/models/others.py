@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mdistiller.errors import UserError, nearest
-from mdistiller.folder_modules import described, folder_of, load_module
+from mdistiller.folder_modules import described, folder_of, is_file_reference, load_module, split_reference
 
 from .adapt import adapt
 
@@ -23,27 +23,16 @@ SIDE_KEYS = {"torchvision": "image_size", "timm": "img_size"}  # the argument of
 
 def is_other(name: str) -> bool:
     """Whether `name` is of a library's network or of one in a file."""
-    return name.partition(":")[0] in LIBRARIES or is_file(name)
-
-
-def is_file(name: str) -> bool:
-    """Whether `name` is of a network in a user's file."""
-    return ".py:" in name or name.endswith(".py")
+    return name.partition(":")[0] in LIBRARIES or is_file_reference(name)
 
 
 def canonical_other(name: str) -> str:
     """The one spelling of such a name, with the absolute path of a file. Raises UserError where there is none."""
-    if is_file(name):
-        path, _, function = name.rpartition(":") if not name.endswith(".py") else (name, "", "")
-        try:
-            exists = Path(path).is_file()
-        except (OSError, ValueError):  # no name that a file can have
-            exists = False
-        if not exists:
-            raise UserError(f"no network file {path}; expected path/to/net.py:make_net")
+    if is_file_reference(name):
+        path, function = split_reference(name, "network file", "path/to/net.py:make_net")
         if not function:
             raise UserError(f"{path} does not say which network; type {path}:NAME, of a class or function there")
-        return f"{Path(path).resolve()}:{function}"
+        return f"{path}:{function}"
     library, _, own = name.partition(":")
     names = names_of(library)
     base, _, tag = own.partition(".")
@@ -99,7 +88,7 @@ def build_other(name: str, num_classes: int, arguments: Mapping[str, Any], image
 def maker_of(name: str) -> Callable[..., Any]:
     """What makes the network of a canonical name, from `num_classes` and arguments of its own."""
     library, _, own = name.partition(":")
-    if is_file(name):
+    if is_file_reference(name):
         return maker_in_file(name)
     if library == "timm":
         return partial(import_timm().create_model, own)
@@ -139,7 +128,7 @@ def module_of(name: str) -> ModuleType:
 
 def checksum_of(name: str) -> str:
     """SHA-256, in hexadecimal digits, of a network's file and what it imports from its folder; else empty."""
-    if not is_file(name):
+    if not is_file_reference(name):
         return ""
     texts = folder_of(module_of(name).__name__).texts
     return hashlib.sha256("\0".join(sorted(texts)).encode(errors="replace")).hexdigest()

@@ -6,9 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING
+from mdistiller.dataset import Loader
+from mdistiller.dataset.synthetic import draw_synthetic
+from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, find_method
+from mdistiller.engine.cfg import config_for
+from mdistiller.engine.distributed import Processes
 from mdistiller.engine.launch import Launch, select_device
+from mdistiller.engine.run import assemble
 from mdistiller.errors import UserError
+from mdistiller.models import build_model
+from mdistiller.models.folding import FoldedBatchNorm
+from mdistiller.share import Share
 from tests.engine.processes import launcher, relational, steps
 
 CASES = [
@@ -125,3 +133,16 @@ def test_numbers_that_no_launch_has_are_refused(monkeypatch, numbers):
     launched(monkeypatch, **numbers)
     with pytest.raises(UserError, match="is not as torchrun sets it"):
         Launch()
+
+
+def test_synchronised_norms_leave_a_folded_teacher_as_it_is():
+    class Two(Processes):
+        share = Share(0, 2)
+
+    cfg = config_for(find_method("KD"))
+    cfg.DISTILLER.TYPE, cfg.SOLVER.SYNC_BN = "KD", True
+    student, teacher = (build_model("cifar100", name, 36) for name in ("resnet8", "resnet14"))
+    loader = Loader(draw_synthetic(36, 0, "train"), 12, *steps.STATISTICS)
+    distiller = assemble(cfg, student, teacher, loader, Two())
+    kinds = [{type(m) for m in part.modules() if "Norm" in type(m).__name__} for part in (student, distiller.teacher)]
+    assert kinds == [{torch.nn.SyncBatchNorm}, {FoldedBatchNorm}]
