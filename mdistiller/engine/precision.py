@@ -67,9 +67,7 @@ def make_deterministic(device: torch.device) -> None:
     Before the first product on a GPU, whose library reads its setting then. Raises UserError on a CPU.
     """
     if device.type == "cpu":
-        raise UserError(
-            "SOLVER.DETERMINISTIC has no effect on a CPU, where runs repeat themselves anyway; leave it out"
-        )
+        raise UserError("SOLVER.DETERMINISTIC has no effect on a CPU, whose runs repeat themselves; leave it out")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 

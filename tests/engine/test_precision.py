@@ -247,10 +247,8 @@ def test_determinism_is_refused_where_it_changes_nothing(script):
 
 
 def test_what_a_gpu_sums_in_no_order_is_named():
-    error = RuntimeError(
-        "upsample_nearest2d_backward_out_cuda does not have a deterministic implementation, but you set"
-    )
-    assert "upsample_nearest2d_backward_out_cuda" in str(explain(error))
+    error = RuntimeError("upsample_backward_cuda does not have a deterministic implementation, but you")
+    assert "upsample_backward_cuda" in str(explain(error))
 
 
 @pytest.mark.skipif(not precision.has_compiler(), reason="needs a C++ compiler")
