@@ -32,7 +32,7 @@ step() { # name, seconds at most, command
 }
 
 TABLE=""
-step tests 240 python -m pytest -m cuda tests/cuda tests/dataset/test_augment.py --durations=10
+step tests 240 python -m pytest -m cuda tests/engine/test_gpu.py tests/dataset/test_augment.py --durations=10
 step epoch_resnet56_resnet20 130 python tools/benchmark --device "$DEVICE" --part epoch --repeats 1 "${SIZE[@]}"
 step epoch_resnet32x4_resnet8x4 150 python tools/benchmark --device "$DEVICE" --part epoch --repeats 1 "${SIZE[@]}" \
   --teacher resnet32x4 --student resnet8x4
