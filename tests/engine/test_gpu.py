@@ -9,7 +9,7 @@ import torch
 from mdistiller.dataset import Data, Loader
 from mdistiller.distillers import DISTILLERS
 from mdistiller.engine.cfg import CFG
-from mdistiller.engine.cli import distillation_main, training_main
+from mdistiller.engine.cli import training_main
 from mdistiller.engine.precision import Precision
 from mdistiller.engine.run import assemble
 from mdistiller.engine.trainer import Trainer
@@ -157,7 +157,6 @@ def test_a_deterministic_run_repeats_itself_bit_for_bit(script):
 
 
 def test_a_run_of_a_gpu_resumes_on_a_cpu_in_another_layout(script):
-    arguments = [*"--selected_student resnet8 --selected_teacher resnet8 --distiller CRD CRD.NCE.K 4".split(), *TINY]
-    assert script(distillation_main, *arguments, "--device", DEVICE).status == 0, script.err
+    weights_of(script)
     more = "SOLVER.EPOCHS 3 SOLVER.CHANNELS_LAST False".split()
-    assert script(distillation_main, "--resume", *more, "--device", "cpu").status == 0, script.err
+    assert script(training_main, "--resume", *more, "--device", "cpu").status == 0, script.err
