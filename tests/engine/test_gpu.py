@@ -156,7 +156,7 @@ def test_a_deterministic_run_repeats_itself_bit_for_bit(script):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_of_a_gpu_resumes_on_a_cpu_in_another_layout(script):
+def test_a_run_of_a_gpu_resumes_on_a_cpu(script):
     weights_of(script)
-    more = "SOLVER.EPOCHS 3 SOLVER.CHANNELS_LAST False".split()
+    more = "SOLVER.EPOCHS", "3"
     assert script(training_main, "--resume", *more, "--device", "cpu").status == 0, script.err
