@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
 class Reading:
     """A tensor of a forward pass: what call `number` of `module` takes or returns, and how it is a map.
 
-    activation: the operation that is yet to be applied; extra_tokens: those before a map's
+    activation: an operation that is yet to be applied, its name and other arguments; extra_tokens: those before a map's
     own, of tokens (batch, tokens, channels).
     """
 
@@ -42,15 +42,15 @@ class Reading:
     number: int
     of_input: bool = False
     is_copied: bool = False  # because the network goes on to change it in place
-    activation: Operation | None = None
+    activation: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
     extra_tokens: int | None = None
     is_channels_last: bool = False
 
     def finish(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` as a map (batch, channels, height, width)."""
         if self.activation is not None:
-            activate = getattr(torch.ops.aten, base_name(self.activation))
-            tensor = activate(tensor, *self.activation.args[1:], **self.activation.kwargs)
+            operation, args, kwargs = self.activation
+            tensor = getattr(torch.ops.aten, operation)(tensor, *args, **kwargs)
         if self.extra_tokens is not None:
             tokens = tensor[:, self.extra_tokens :]
             return tokens.mT.unflatten(2, (math.isqrt(tokens.shape[1]), -1))
@@ -125,13 +125,17 @@ def read_map(trace: Trace, value: int, layout: Layout) -> Map | None:
     feat, before = output_of_a_module(trace, value), input_of_activation(trace, value)
     source, preact = before if before is not None else (value, feat)
     if feat is None and preact is not None:
-        feat = replace(preact, activation=trace.maker[value])
+        maker = trace.maker[value]
+        feat = replace(preact, activation=(base_name(maker), maker.args[1:], maker.kwargs))
     if feat is None:
         return None
     if preact is None:
         source, preact = value, feat
-    form = {"extra_tokens": layout.extra_tokens, "is_channels_last": layout.is_channels_last}
-    return Map(value, layout.side, replace(feat, **form), replace(preact, **form), source)
+    feat, preact = (
+        replace(reading, extra_tokens=layout.extra_tokens, is_channels_last=layout.is_channels_last)
+        for reading in (feat, preact)
+    )
+    return Map(value, layout.side, feat, preact, source)
 
 
 def head_of(trace: Trace, trunk: list[int]) -> int:

@@ -134,14 +134,17 @@ class Trace(TorchDispatchMode):
 
 @contextlib.contextmanager
 def left_as_it_was(network: nn.Module, mode: bool = False) -> Iterator[None]:
-    """Within it `network` is in eval mode, or in train `mode`; afterwards modes, buffers and random numbers are as before."""
+    """Within it `network` is in eval mode, or train `mode`; afterwards modes, buffers and random numbers are as before."""
     training = {module: module.training for module in network.modules()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     device = device_of(network)
     network.train(mode)
     try:
         # Autocast would keep the casts of the weights that it makes here, without a gradient, for the training forward.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.autocast(device.type, enabled=False):
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            torch.autocast(device.type, enabled=False),
+        ):
             yield
     finally:
         for module, mode in training.items():

@@ -12,10 +12,9 @@ The network itself stays: its state dict keeps its names, its forward runs as it
 - `pooled_feat`: (batch, channels), what the classifier reads.
 - `final_map`: the last of `feats`; `get_region_classifier()` is what the network does with its average, where it does.
 
-Where the network has no square maps `feats` is empty, and `final_map` missing. `get_stage_channels()` lists the channels
-of `feats`; `get_bn_before_relu()` the batch norms that make `preact_feats` but the first, or none where one is lacking.
-
-A method reads maps while the network runs by hooks on its modules; copies of the network have hooks of their own.
+Where the network has no square maps `feats` is empty, and `final_map` missing. `get_stage_channels()` lists the
+channels of `feats`; `get_bn_before_relu()` the batch norms that make `preact_feats` but the first, or none where one is
+lacking.
 """
 
 import contextlib
@@ -28,90 +27,13 @@ from torch import nn
 
 from mdistiller.errors import UserError, printable
 from mdistiller.models._common import Features
-from mdistiller.models._head import RegionClassifier, find_classifiers, find_region_classifier, main_logits, pooled_of
+from mdistiller.models._head import RegionClassifier, find_classifiers, find_region_classifier, main_logits
 from mdistiller.models._maps import Reading, find_maps, norm_before
 from mdistiller.models._probe import BATCH, Trace, images_for, left_as_it_was, trace
+from mdistiller.models._taps import Record
 
 OURS = {"feats", "preact_feats", "pooled_feat"}
 USUAL_SIZES = 32, 64, 96, 128, 224, 256, 299, 384, 448
-
-
-class Tap:
-    """A hook that keeps what calls of one module take or return: slots by the number of the call, and those copied."""
-
-    def __init__(self, record: "Record", of_input: bool):
-        self.record = record
-        self.of_input = of_input
-        self.slots: dict[int, int] = {}
-        self.copied: set[int] = set()
-        self.calls = 0
-
-    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        if self.record.is_running:
-            if self.calls in self.slots:
-                tensor = args[0] if self.of_input else output
-                self.record.tensors[self.slots[self.calls]] = tensor.clone() if self.calls in self.copied else tensor
-            self.calls += 1
-
-
-class Record:
-    """What the probe has found of a network, and the tensors that it keeps of a forward pass while that runs."""
-
-    def __init__(self, name: str, image_size: int):
-        self.name = name
-        self.image_size = image_size
-        self.feats: list[tuple[int, Reading]] = []
-        self.preacts: list[tuple[int, Reading]] = []
-        self.pooled = 0
-        self.channels: list[int] = []
-        self.norms: list[nn.BatchNorm2d] = []
-        self.region_classifier: RegionClassifier | None = None
-        self.averages_heads = False
-        self.refusal = ""  # why it cannot be trained
-        self.taps: list[Tap] = []
-        self.is_running = False
-        self.tensors: dict[int, torch.Tensor] = {}
-
-    def keep(self, reading: Reading) -> tuple[int, Reading]:
-        """Hook the module of `reading`. Returns the number of the slot to read, too."""
-        module, number = reading.module, reading.number
-        hooks = module._forward_pre_hooks if reading.of_input else module._forward_hooks
-        tap = next((hook for hook in hooks.values() if isinstance(hook, Tap) and hook.record is self), None)
-        if tap is None:
-            tap = Tap(self, reading.of_input)
-            self.taps.append(tap)
-            if reading.of_input:
-                module.register_forward_pre_hook(tap)
-            else:
-                module.register_forward_hook(tap)
-        if reading.of_input and getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]  # keeps its input as it is, at less than a copy's cost
-        elif reading.is_copied:
-            tap.copied.add(number)
-        return tap.slots.setdefault(number, sum(len(other.slots) for other in self.taps)), reading
-
-    def start(self) -> None:
-        for tap in self.taps:
-            tap.calls = 0
-        self.tensors = {}
-        self.is_running = True
-
-    def finish(self, output: Any) -> tuple[torch.Tensor, Features]:
-        self.is_running = False
-        tensors, self.tensors = self.tensors, {}
-        if len(tensors) < sum(len(tap.slots) for tap in self.taps):
-            raise UserError(
-                f"{self.name} does not always run the modules whose maps it gave when it was adapted; expected a "
-                "network that runs the same modules in training and in evaluation"
-            )
-        features: Any = {
-            "feats": [reading.finish(tensors[slot]) for slot, reading in self.feats],
-            "preact_feats": [reading.finish(tensors[slot]) for slot, reading in self.preacts],
-            "pooled_feat": pooled_of(tensors[self.pooled]),
-        }
-        if features["feats"]:
-            features["final_map"] = features["feats"][-1]
-        return main_logits(output, self.averages_heads), features
 
 
 class Adapted(nn.Module):
@@ -180,7 +102,9 @@ def _find_features(record: Record, network: nn.Module, written: Trace, logits: i
         with left_as_it_was(network):
             average = tensors[-1].mean(dim=(2, 3))
             record.region_classifier = find_region_classifier(written, logits, maps[-1].value, average)
-    norms = [norm_before(written, each.preact_value, tensor.shape[1]) for each, tensor in zip(maps, tensors, strict=True)]
+    norms = [
+        norm_before(written, each.preact_value, tensor.shape[1]) for each, tensor in zip(maps, tensors, strict=True)
+    ]
     found = [norm for norm in norms[-max(len(maps) - 1, 1) :] if norm is not None]
     record.norms = found if len(found) == max(len(maps) - 1, min(len(maps), 1)) else []
     record.feats = [record.keep(each.feat) for each in maps]
@@ -196,7 +120,7 @@ def _with_record(network: nn.Module, record: Record) -> nn.Module:
         network.__class__ = type(theirs.__name__, (Adapted, theirs), {"__module__": theirs.__module__})
     except TypeError as error:
         raise UserError(
-            f"{record.name} cannot be adapted ({_line(error)}); expected a plain nn.Module, neither compiled nor scripted"
+            f"{record.name} cannot be adapted ({_line(error)}); expected an nn.Module, neither compiled nor scripted"
         ) from error
     network.record = record  # type: ignore[assignment]
     return network
@@ -205,7 +129,9 @@ def _with_record(network: nn.Module, record: Record) -> nn.Module:
 def _is_ours(network: nn.Module, output: Any) -> bool:
     is_pair = isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Mapping)
     return (
-        is_pair and output[1].keys() >= OURS and all(hasattr(network, f"get_{w}") for w in ("stage_channels", "bn_before_relu"))
+        is_pair
+        and output[1].keys() >= OURS
+        and all(hasattr(network, f"get_{w}") for w in ("stage_channels", "bn_before_relu"))
     )
 
 
@@ -254,7 +180,12 @@ def _too_small(
 def _check_logits(written: Trace, num_classes: int | None, name: str) -> torch.Tensor:
     """The logits of a probe. Raises UserError where they are none, or of another number of classes."""
     logits = main_logits(written.output)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != BATCH or not logits.is_floating_point():
+    if (
+        not isinstance(logits, torch.Tensor)
+        or logits.ndim != 2
+        or len(logits) != BATCH
+        or not logits.is_floating_point()
+    ):
         kind = f"a tensor {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(f"{name} returns {kind} for {BATCH} images; expected logits ({BATCH}, classes)")
     if num_classes is not None and logits.shape[1] != num_classes:

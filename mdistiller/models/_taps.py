@@ -1,0 +1,89 @@
+"""What reads the features of an adapted network while it runs: hooks on its modules. A copy of it has its own."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mdistiller.errors import UserError
+from mdistiller.models._common import Features
+from mdistiller.models._head import RegionClassifier, main_logits, pooled_of
+from mdistiller.models._maps import Reading
+
+
+class Tap:
+    """A hook that keeps what calls of one module take or return: slots by the number of the call, and those copied."""
+
+    def __init__(self, record: "Record", of_input: bool):
+        self.record = record
+        self.of_input = of_input
+        self.slots: dict[int, int] = {}
+        self.copied: set[int] = set()
+        self.calls = 0
+
+    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if self.record.is_running:
+            if self.calls in self.slots:
+                tensor = args[0] if self.of_input else output
+                self.record.tensors[self.slots[self.calls]] = tensor.clone() if self.calls in self.copied else tensor
+            self.calls += 1
+
+
+class Record:
+    """What the probe has found of a network, and the tensors that it keeps of a forward pass while that runs."""
+
+    def __init__(self, name: str, image_size: int):
+        self.name = name
+        self.image_size = image_size
+        self.feats: list[tuple[int, Reading]] = []
+        self.preacts: list[tuple[int, Reading]] = []
+        self.pooled = 0
+        self.channels: list[int] = []
+        self.norms: list[nn.BatchNorm2d] = []
+        self.region_classifier: RegionClassifier | None = None
+        self.averages_heads = False
+        self.refusal = ""  # why it cannot be trained
+        self.taps: list[Tap] = []
+        self.is_running = False
+        self.tensors: dict[int, torch.Tensor] = {}
+
+    def keep(self, reading: Reading) -> tuple[int, Reading]:
+        """Hook the module of `reading`. Returns the number of the slot to read, too."""
+        module, number = reading.module, reading.number
+        hooks = module._forward_pre_hooks if reading.of_input else module._forward_hooks
+        tap = next((hook for hook in hooks.values() if isinstance(hook, Tap) and hook.record is self), None)
+        if tap is None:
+            tap = Tap(self, reading.of_input)
+            self.taps.append(tap)
+            if reading.of_input:
+                module.register_forward_pre_hook(tap)
+            else:
+                module.register_forward_hook(tap)
+        if reading.of_input and getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]  # keeps its input as it is, at less than a copy's cost
+        elif reading.is_copied:
+            tap.copied.add(number)
+        return tap.slots.setdefault(number, sum(len(other.slots) for other in self.taps)), reading
+
+    def start(self) -> None:
+        for tap in self.taps:
+            tap.calls = 0
+        self.tensors = {}
+        self.is_running = True
+
+    def finish(self, output: Any) -> tuple[torch.Tensor, Features]:
+        self.is_running = False
+        tensors, self.tensors = self.tensors, {}
+        if len(tensors) < sum(len(tap.slots) for tap in self.taps):
+            raise UserError(
+                f"{self.name} does not always run the modules whose maps it gave when it was adapted; expected a "
+                "network that runs the same modules in training and in evaluation"
+            )
+        features: Any = {
+            "feats": [reading.finish(tensors[slot]) for slot, reading in self.feats],
+            "preact_feats": [reading.finish(tensors[slot]) for slot, reading in self.preacts],
+            "pooled_feat": pooled_of(tensors[self.pooled]),
+        }
+        if features["feats"]:
+            features["final_map"] = features["feats"][-1]
+        return main_logits(output, self.averages_heads), features
