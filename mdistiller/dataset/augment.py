@@ -4,6 +4,8 @@ Random numbers are always drawn on the host, from a CPU generator: a seed gives 
 the device never has to wait for a choice to be known.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -16,7 +18,40 @@ CUTOUT_MAX_SIDE = 0.5  # of the image's width
 CUTOUT_COLOUR = (125, 123, 114)
 
 
-def weak(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+class Draws:
+    """Random numbers, one an image, from a generator on the CPU.
+
+    count: of the images that they are drawn for; rows: int64 (n,), those of the images that are augmented here, whose
+    numbers are kept. Without both, those that are augmented are all.
+    """
+
+    def __init__(self, generator: torch.Generator, count: int = 0, rows: torch.Tensor | None = None):
+        self.generator, self.count, self.rows = generator, count, rows
+
+    def integers(self, high: int, images: torch.Tensor, *shape: int) -> torch.Tensor:
+        """Whole numbers from 0 to `high` - 1 for `images`, int64 (*shape, len(images))."""
+        return self._keep(lambda size: torch.randint(high, size, generator=self.generator), images, shape)
+
+    def uniform(self, low: float, high: float, images: torch.Tensor, *shape: int) -> torch.Tensor:
+        """Numbers from `low` to `high` for `images`, float32 (*shape, len(images))."""
+        return self._keep(lambda size: torch.empty(size).uniform_(low, high, generator=self.generator), images, shape)
+
+    def among(self, chosen: torch.Tensor) -> "Draws":
+        """What draws for some of the images alone. chosen: bool (count,), or of all images."""
+        if self.rows is None:
+            return self
+        places = chosen.cumsum(0) - 1
+        return Draws(self.generator, int(chosen.sum()), places[self.rows[chosen[self.rows]]])
+
+    def _keep(
+        self, draw: Callable[[tuple[int, ...]], torch.Tensor], images: torch.Tensor, shape: tuple[int, ...]
+    ) -> torch.Tensor:
+        if self.rows is None:
+            return draw((*shape, len(images)))
+        return draw((*shape, self.count))[..., self.rows]
+
+
+def weak(images: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Pad with 4 black pixels, crop back to the original size at a random place, mirror half of the images.
 
     images: uint8 (n, 3, H, W). Returns the same shape in channels-last; images in that layout are the fastest.
@@ -25,8 +60,8 @@ def weak(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     count, channels, height, width = images.shape
     if count == 0:
         return images
-    top, left = torch.randint(2 * CROP_PADDING + 1, (2, count), generator=generator)
-    mirrored = torch.randint(2, (count,), generator=generator).nonzero().flatten()
+    top, left = draws.integers(2 * CROP_PADDING + 1, images, 2)
+    mirrored = draws.integers(2, images).nonzero().flatten()
     padded_height, padded_width = height + 2 * CROP_PADDING, width + 2 * CROP_PADDING
     first = (torch.arange(count) * padded_height + top) * padded_width + left
     mirrored, first = mirrored.to(images.device, non_blocking=True), first.to(images.device, non_blocking=True)
@@ -40,25 +75,24 @@ def weak(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return runs.index_select(0, rows).view_as(pixels).permute(0, 3, 1, 2)
 
 
-def rotate_and_mirror(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def rotate_and_mirror(images: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Turn each image by up to 20 degrees either way, black outside, then mirror half of the images.
 
     images: uint8 (n, 3, H, W). Returns the same shape. Equal to torchvision's RandomRotation(20) and
     RandomHorizontalFlip of PIL images. Source: MDistiller's training on Tiny-ImageNet.
     """
-    angles = torch.empty(len(images)).uniform_(-ROTATION, ROTATION, generator=generator)
-    mirrored = torch.randint(2, (len(images),), generator=generator).nonzero().flatten()
-    angles, mirrored = (draws.to(images.device, non_blocking=True) for draws in (angles, mirrored))
+    angles, mirrored = draws.uniform(-ROTATION, ROTATION, images), draws.integers(2, images).nonzero().flatten()
+    angles, mirrored = (numbers.to(images.device, non_blocking=True) for numbers in (angles, mirrored))
     images = rotate(images, angles)
     return images.index_copy_(0, mirrored, images.index_select(0, mirrored).flip(3))
 
 
-def strong(images: torch.Tensor, generator: torch.Generator, posterize_bits: tuple[int, int] = (1, 1)) -> torch.Tensor:
+def strong(images: torch.Tensor, draws: Draws, posterize_bits: tuple[int, int] = (1, 1)) -> torch.Tensor:
     """`weak`, then `distort`. images: uint8 (n, 3, H, W). Returns the same shape."""
-    return distort(weak(images, generator), generator, posterize_bits)
+    return distort(weak(images, draws), draws, posterize_bits)
 
 
-def distort(images: torch.Tensor, generator: torch.Generator, posterize_bits: tuple[int, int] = (1, 1)) -> torch.Tensor:
+def distort(images: torch.Tensor, draws: Draws, posterize_bits: tuple[int, int] = (1, 1)) -> torch.Tensor:
     """Apply two random operations to each image, then cutout.
 
     images: uint8 (n, 3, H, W). Returns the same shape. posterize_bits: the fewest and the most bits that Posterize
@@ -66,20 +100,17 @@ def distort(images: torch.Tensor, generator: torch.Generator, posterize_bits: tu
     """
     images = images.contiguous()
     for _ in range(OPERATIONS_PER_IMAGE):
-        images = random_operation(images, generator, posterize_bits)
-    return cutout(images, generator)
+        images = random_operation(images, draws, posterize_bits)
+    return cutout(images, draws)
 
 
-def random_operation(
-    images: torch.Tensor, generator: torch.Generator, posterize_bits: tuple[int, int] = (1, 1)
-) -> torch.Tensor:
+def random_operation(images: torch.Tensor, draws: Draws, posterize_bits: tuple[int, int] = (1, 1)) -> torch.Tensor:
     """Apply to each image one of the fourteen operations, at a magnitude uniform in the operation's range.
 
     images: uint8 (n, 3, H, W). Returns the same shape. Source: RandAugment, NeurIPS 2020, with random magnitudes.
     """
     operations = operation_table(posterize_bits)
-    choices = torch.randint(len(operations), (len(images),), generator=generator)
-    uniform = torch.rand(len(images), generator=generator)
+    choices, uniform = draws.integers(len(operations), images), draws.uniform(0, 1, images)
     # Sorted by operation, the rows that share one are a slice whose bounds the host knows.
     order = choices.argsort(stable=True)
     counts = choices.bincount(minlength=len(operations)).tolist()
@@ -90,7 +121,7 @@ def random_operation(
     return torch.cat(results).index_select(0, inverse)
 
 
-def cutout(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def cutout(images: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Paint one square on each image as the SKD release does by PIL; its side is uniform in 0 to 0.5 of the width.
 
     A point is drawn in the image. Half a side left of it and above it, but not outside the image, is the square's
@@ -100,8 +131,8 @@ def cutout(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     Source: Improved Regularization of Convolutional Neural Networks with Cutout, arXiv 1708.04552, whose square is
     centred on the point.
     """
-    count, _, height, width = images.shape
-    y, x, side = torch.rand(3, count, 1, generator=generator).double()
+    height, width = images.shape[2:]
+    y, x, side = draws.uniform(0, 1, images, 3).double()[..., None]
     side = side * CUTOUT_MAX_SIDE * width
     spans = torch.stack([*_cutout_span(y, side, height), *_cutout_span(x, side, width)])
     top, bottom, left, right = spans.to(images.device, non_blocking=True)

@@ -37,7 +37,8 @@ class FileLoader(BatchSource):
     `image_size`, and the centre is cut out. Both equal torchvision's transforms v2 on uint8, up to rounding. With
     `small`, images are prepared and augmented as those of a `Loader`: for sets of small images that do not fit into
     memory.
-    workers: processes that decode, at most one a core; 0: this one does. Each holds at most three batches.
+    workers: processes that decode, at most one a core, of all that share this machine; 0: this one does. Each holds at
+    most three batches.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class FileLoader(BatchSource):
         super().__init__(image_set, batch_size, mean, std, **options)
         self.image_size, self.small = image_size, small
         self._plan = _Plan(self)
-        workers = min(workers, available_cores())
+        workers = -(-min(workers, available_cores()) // self.share.on_machine)
         self._decoded: DataLoader[Any] = DataLoader(
             _Decoder(image_set.to("cpu"), image_size, small),
             batch_size=None,  # the plan's entries are whole batches
@@ -70,17 +71,18 @@ class FileLoader(BatchSource):
 
     def _batches(self, epoch, first):
         self._plan.begin_at = epoch, first
-        seeds = self._seeds(epoch, VIEWS, len(self))[first:]
-        for item, seed in zip(self._decoded, seeds, strict=True):
+        seeds, batches = self._seeds(epoch, VIEWS, len(self)), self._order(epoch).split(self.batch_size)
+        for item in self._decoded:
             if isinstance(item, str):
                 raise UserError(item)
-            entries, views = item
+            number, views = item
             views = [view.to(self.device, non_blocking=True) for view in views]
-            entries = torch.from_numpy(entries)
-            yield self._batch(self._rows(entries), self._views(seed, entries, *views))
+            entries, own = batches[number], self._own(number)
+            places = torch.arange(len(entries))[own] if self.share.size > 1 else None
+            yield number, self._batch(self._rows(entries[own]), self._views(seeds[number], entries, places, *views))
 
-    def _weak(self, images, generator):
-        return super()._weak(images, generator) if self.small else images  # workers have cropped them
+    def _weak(self, images, draws):
+        return super()._weak(images, draws) if self.small else images  # workers have cropped them
 
 
 def available_cores() -> int:
@@ -98,7 +100,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 class _Plan:
-    """An epoch's batches: for each its entries, int64 (B,), and the random numbers that its crops are made by.
+    """An epoch's batches: of each its number, this process's entries, int64 (B,), and random numbers for their crops.
 
     These are float64 (views, B, DRAWS) in 0..1, or None where workers do not crop at random. All are NumPy arrays:
     tensors are sent through shared memory, by a thread whose errors nobody hears of.
@@ -116,8 +118,11 @@ class _Plan:
         epoch, first = self.begin_at
         batches = self.loader._order(epoch).split(self.loader.batch_size)
         seeds = self.loader._seeds(epoch, CROPS, len(batches))
-        for entries, seed in zip(batches[first:], seeds[first:], strict=True):
-            yield entries.numpy(), self._draws(len(entries), seed)
+        for number in range(first, len(batches)):
+            own = self.loader._own(number)
+            if own.stop > own.start:
+                draws = self._draws(len(batches[number]), seeds[number])
+                yield number, batches[number][own].numpy(), None if draws is None else draws[:, own]
 
     def _draws(self, count, seed):
         if self.loader.augment == "none" or self.loader.small:
@@ -133,11 +138,11 @@ class _Decoder(Dataset):
         self.image_files, self.image_size, self.small = image_files, image_size, small
 
     def __getitem__(self, batch):
-        """The batch's entries and a list of its views, uint8 (B, 3, image_size, image_size); or an error as text.
+        """The batch's number and a list of its views, uint8 (B, 3, image_size, image_size); or an error as text.
 
         Raises RuntimeError where a worker's views do not fit into shared memory.
         """
-        entries, draws = batch
+        number, entries, draws = batch
         try:
             views = self._views(entries, draws)
         except UserError as error:
@@ -145,7 +150,7 @@ class _Decoder(Dataset):
         if get_worker_info() is not None:
             for view in views:
                 view.share_memory_()  # here, as the thread that sends them loses errors
-        return entries, views
+        return number, views
 
     def _views(self, entries, draws):
         paths = [self.image_files.path(entry % len(self.image_files)) for entry in entries.tolist()]

@@ -10,7 +10,7 @@ from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
 from mdistiller.errors import UserError
 
 from ._base import ALONE, Features
-from ._common import full_precision, probe_features
+from ._common import find_classifier, full_precision
 from ._feature import FeatureDistiller
 from ._sampler import Sampler
 
@@ -46,11 +46,6 @@ def memory_scores(
 
 
 unit_length = full_precision(F.normalize)
-
-
-def pooled_width(network: nn.Module) -> int:
-    """Channels of `pooled_feat`, which depend on no image size."""
-    return probe_features(network, (32, 32))["pooled_feat"].shape[1]
 
 
 class Embed(nn.Module):
@@ -148,7 +143,8 @@ class CRD(FeatureDistiller):
         self.k = cfg.CRD.NCE.K
         self.is_exact = cfg.CRD.MODE == "exact"
         dim, momentum, temperature = cfg.CRD.FEAT.DIM, cfg.CRD.NCE.MOMENTUM, cfg.CRD.NCE.TEMPERATURE
-        self.embed_s, self.embed_t = (Embed(pooled_width(network), dim) for network in (student, teacher))
+        widths = (find_classifier(network).in_features for network in (student, teacher))
+        self.embed_s, self.embed_t = (Embed(width, dim) for width in widths)
         self.contrast = ContrastMemory(num_data, dim, self.k, temperature, momentum)
         self.sampler = Sampler(cfg.EXPERIMENT.SEED)
 
@@ -177,5 +173,6 @@ class CRD(FeatureDistiller):
         embeddings = self.embed_s(features_student["pooled_feat"]), self.embed_t(features_teacher["pooled_feat"])
         scores_student, scores_teacher = self.contrast(*embeddings, contrastive_index, self.processes)
         with torch.no_grad():
-            self.contrast.update(*map(self.processes.whole, embeddings), index)
+            v1, v2 = map(self.processes.whole, embeddings)
+            self.contrast.update(v1, v2, index)
         return nce_loss(scores_student, self.num_data) + nce_loss(scores_teacher, self.num_data)

@@ -75,7 +75,12 @@ class KDSVD(FeatureDistiller):
         super().__init__(student, teacher, cfg)
         self.k = cfg.KDSVD.K
         features = (probe_features(network, 2 * [cfg.DATASET.IMAGE_SIZE or 32]) for network in (student, teacher))
-        stages = (pool_larger(*stage) for stage in self.pair(*(maps["feats"] for maps in features)))
+        stages = [pool_larger(*stage) for stage in self.pair(*(maps["feats"] for maps in features))]
+        if len(stages) < 2:
+            raise UserError(
+                "KDSVD relates successive stages of maps, and student and teacher share one stage; choose other "
+                "networks, or another method of maps"
+            )
         most = min(min(feat.flatten(1, 2).shape[1:]) for stage in stages for feat in stage)
         if self.k > most:
             raise UserError(f"KDSVD.K is {self.k}; expected at most {most}, the singular vectors of the smallest map")

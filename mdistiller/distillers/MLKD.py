@@ -11,7 +11,7 @@ from mdistiller.checks import TEMPERATURE, WEIGHT, list_of, one_of
 from mdistiller.errors import UserError
 
 from ._base import Output
-from ._common import cross_entropy, full_precision, low_confidence_share, total
+from ._common import full_precision, low_confidence_share, total
 from ._logit import LogitDistiller
 from .KD import kd_loss
 
@@ -144,7 +144,7 @@ class MLKD(LogitDistiller):
         )
         weak, strong = self.logits_to_compare(*whole_weak), self.logits_to_compare(*whole_strong)
         losses = {
-            "loss_ce": self.ce_weight * (cross_entropy(logits_weak, target) + cross_entropy(logits_strong, target)),
+            "loss_ce": total(self.task_loss(logits, target, **kwargs) for logits in (logits_weak, logits_strong)),
             **self.losses_of_view(*whole_weak),
         }
         for logits, temperatures in (strong, self.strong_temperatures), (weak, self.weak_again):

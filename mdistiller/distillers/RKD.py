@@ -76,6 +76,6 @@ class RKD(FeatureDistiller):
         self.eps = cfg.RKD.PDIST.EPSILON
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
-        embeddings = [self.processes.whole(each["pooled_feat"]) for each in (features_student, features_teacher)]
-        loss_distance = distance_loss(*embeddings, self.squared, self.eps)
-        return self.distance_weight * loss_distance + self.angle_weight * angle_loss(*embeddings)
+        student, teacher = (self.processes.whole(each["pooled_feat"]) for each in (features_student, features_teacher))
+        loss_distance = distance_loss(student, teacher, self.squared, self.eps)
+        return self.distance_weight * loss_distance + self.angle_weight * angle_loss(student, teacher)

@@ -111,8 +111,8 @@ class ReviewKD(Distiller):
         self.reviewkd_weight = cfg.REVIEWKD.REVIEWKD_WEIGHT
         self.warmup = cfg.REVIEWKD.WARMUP_EPOCHS
         self.takes_preact = cfg.REVIEWKD.STU_PREACT
-        # Channels do not depend on the size of the image, so that any will do.
-        features_student, features_teacher = (probe_features(network, (32, 32)) for network in (student, teacher))
+        size = 2 * [cfg.DATASET.IMAGE_SIZE or 32]
+        features_student, features_teacher = (probe_features(network, size) for network in (student, teacher))
         stages = self.pair_maps(features_student, features_teacher)
         mid_channels = min(cfg.REVIEWKD.MAX_MID_CHANNEL, stages[0][0].shape[1])
         self.abfs = nn.ModuleList(

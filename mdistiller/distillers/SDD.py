@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import TEMPERATURE, WARM_UP, WEIGHT, Check, list_of, whole
+from mdistiller.errors import UserError
 
 from ._base import Output
 from ._common import find_classifier, full_precision, warm_up
@@ -74,6 +75,13 @@ class SDD(LogitDistiller):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
+        for network in (student, teacher):
+            contract = getattr(network, "contract", None)
+            if contract is not None and not contract.has_final_map:
+                raise UserError(
+                    f"SDD asks the classifier about regions of the last map, and that of {contract.name} reads no "
+                    "average of it; choose another network, or another method of logits"
+                )
         self.scales = cfg.SDD.SCALES
         self.alpha = cfg.SDD.ALPHA
         self.beta = cfg.SDD.BETA

@@ -88,6 +88,7 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = teacher
         self.ce_weight = self.weight_of("CE_WEIGHT", cfg)
+        self.label_smoothing = cfg.SOLVER.LABEL_SMOOTHING if cfg is not None and "SOLVER" in cfg else 0.0
         self.processes: Any = ALONE
         if teacher is not None:
             teacher.requires_grad_(False)
@@ -120,6 +121,11 @@ class Distiller(nn.Module):
     def mentions(cls, key: str) -> bool:
         """Whether a config may hold a key of this name that is not known before, for a user's file to read."""
         return False
+
+    @classmethod
+    def has_task_loss(cls) -> bool:
+        """Whether the cross-entropy is `task_loss`; a user's file may have one of its own."""
+        return True
 
     @classmethod
     def number_of_views(cls, cfg: Any) -> int:
@@ -175,7 +181,11 @@ class Distiller(nn.Module):
             with torch.no_grad():
                 teacher = Output(*self.teacher(image))
         losses = self.losses(student, teacher, target, **kwargs)
-        return student.logits, {"loss_ce": self.ce_weight * cross_entropy(student.logits, target), **losses}
+        return student.logits, {"loss_ce": self.task_loss(student.logits, target, **kwargs), **losses}
+
+    def task_loss(self, logits: torch.Tensor, target: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """CE_WEIGHT times the cross-entropy of logits (batch, classes) on the labels, as SOLVER and DATASET have it."""
+        return self.ce_weight * cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
     def forward_test(self, image: torch.Tensor) -> torch.Tensor:
         """The student's logits, (batch, classes)."""

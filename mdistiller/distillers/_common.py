@@ -80,7 +80,8 @@ def stage_channels(network: Any) -> list[int]:
 def stages_of(network: nn.Module, entries: Sequence[T]) -> Sequence[T]:
     """`entries`, one for each of the feature maps of `network`, without the stem's, which some networks do not list."""
     if network not in _stage_counts:
-        _stage_counts[network] = len(batch_norms_before_relu(network))
+        count = getattr(network, "get_num_stages", None)  # of an adapted network, which may have no batch norms
+        _stage_counts[network] = count() if count else len(batch_norms_before_relu(network))
     return entries[-_stage_counts[network] :]
 
 
@@ -131,8 +132,14 @@ class ConvReg(nn.Module):
 
 
 def find_classifier(network: nn.Module) -> nn.Linear:
-    """The layer of `network` that turns `pooled_feat` into logits: its last `nn.Linear`."""
-    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    """The layer of `network` that turns `pooled_feat` into logits."""
+    return find_classifiers(network)[0]
+
+
+def find_classifiers(network: nn.Module) -> list[nn.Linear]:
+    """The layers that give logits: of ours the last `nn.Linear`; a network of others may have several heads."""
+    contract = getattr(network, "contract", None)
+    return contract.classifiers if contract else [m for m in network.modules() if isinstance(m, nn.Linear)][-1:]
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ class LogitDistiller(Distiller):
         return logits_student, logits_teacher
 
     def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
-        logits = student.logits, teacher.logits
+        of_both = self.logits_to_compare(student.logits, teacher.logits)
         if self.relates_images:
-            *logits, target = map(self.processes.whole, (*logits, target))
-        return self.distillation_losses(*self.logits_to_compare(*logits), target, **kwargs)
+            return self.distillation_losses(*map(self.processes.whole, (*of_both, target)), **kwargs)
+        return self.distillation_losses(*of_both, target, **kwargs)

@@ -14,6 +14,7 @@ from torch import nn
 
 from mdistiller.checks import Check
 from mdistiller.errors import UserError
+from mdistiller.folder_modules import described, folder_of, load_module
 
 from ._base import OWN, Distiller, Output
 from ._contract import (
@@ -26,7 +27,6 @@ from ._contract import (
     check_returned,
     kind_of,
 )
-from ._folder import described, folder_of, load_module
 
 INPUT_SIZE_SECTIONS, MDISTILLER_INPUT_SIZE = ("FITNET", "VID"), (32, 32)
 
@@ -43,6 +43,7 @@ class ForeignDistiller(Distiller):
     teacher_is_constant = False
     memory_format = torch.contiguous_format
     takes_new_sections = True
+    relates_images = True
     is_checked = False  # whether it has returned, once, what a trainer takes
     contrastive: Contrast | None  # for a `forward_train` that takes what it draws
 
@@ -64,6 +65,12 @@ class ForeignDistiller(Distiller):
             )
         distiller.contrastive = Contrast(cfg) if CONTRAST in cls.required_keywords() else None
         return distiller
+
+    @classmethod
+    def has_task_loss(cls) -> bool:
+        theirs = [each for each in cls.__mro__ if each is not ForeignDistiller and "forward_train" in vars(each)]
+        own = vars(theirs[0])["forward_train"]
+        return own.__module__.startswith(Distiller.__module__.rpartition(".")[0])
 
     @classmethod
     def path(cls) -> str:
@@ -214,7 +221,7 @@ def load_class(reference: str) -> type[Distiller]:
 
 @functools.cache
 def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
-    module = load_module(path, *version)
+    module = load_module(path, __package__, "distiller file", *version)
     folder = folder_of(module.__name__).__name__
     own = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Distiller)]
     own = [key for key in own if getattr(module, key).__module__.startswith(f"{folder}.")]
@@ -226,6 +233,8 @@ def _load_class(path: Path, class_name: str, *version: int) -> type[Distiller]:
     theirs = getattr(module, class_name)
     declared = {name: vars(theirs)[name] for name in OWN}
     own_name = {"__module__": module.__name__, "__doc__": theirs.__doc__}
+    if "relates_images" in vars(theirs):  # else it may, whatever it derives from
+        own_name["relates_images"] = theirs.relates_images
     try:
         if not all(isinstance(check, Check) for check in theirs.checks.values()):
             raise TypeError("its checks must be a dict of mdistiller.checks")

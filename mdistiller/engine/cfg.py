@@ -6,33 +6,16 @@ class), a preset of `configs/` or the `--cfg` file, the scripts' flags, trailing
 
 import copy
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from yacs.config import CfgNode as CN
 
 from mdistiller.checks import (
-    COUNT,
-    FRACTION,
-    LARGEST,
-    SEED,
-    TEXT,
-    Check,
-    above_zero,
     brief,
-    is_whole,
-    list_of,
-    number,
-    one_of,
-    require_all,
-    whole,
 )
-from mdistiller.dataset import AUGMENTATIONS
-from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, Distiller, check_settings
+from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING, Distiller
 from mdistiller.errors import UserError, nearest
 
-from .optim import TRAINERS, check_solver
-from .precision import AMP_TYPES
 from .values import as_number, coerce, dump, leaves, load
 
 CFG = CN()
@@ -68,6 +51,11 @@ CFG.DISTILLER.TYPE = PLAIN_TRAINING
 CFG.DISTILLER.TEACHER = "ResNet50"
 CFG.DISTILLER.STUDENT = "resnet32"
 CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places
+CFG.DISTILLER.STUDENT_WEIGHTS = ""  # to begin with, in place of random ones
+CFG.DISTILLER.STUDENT_SHA256 = ""  # of that file, in a saved config
+CFG.DISTILLER.FREEZE = []  # beginnings of names of the student's weights that stay as they are
+CFG.DISTILLER.STUDENT_ARGS = CFG.DISTILLER.TEACHER_ARGS = ""  # of networks of others, as a YAML mapping
+CFG.DISTILLER.NETWORKS_SHA256 = ""  # of the files that make them, in a saved config
 CFG.DISTILLER.TYPE_SHA256 = ""  # of a user's own file, in a saved config
 CFG.DISTILLER.TEACHER_SHA256 = ""  # of that file, in a saved config
 CFG.DISTILLER.LOGIT_STANDARDIZATION = False  # of the logits that a logit-based method compares
@@ -81,11 +69,17 @@ CFG.SOLVER.LR_DECAY_STAGES = [150, 180, 210]
 CFG.SOLVER.LR_DECAY_RATE = 0.1
 CFG.SOLVER.WEIGHT_DECAY = 0.0001
 CFG.SOLVER.MOMENTUM = 0.9
-CFG.SOLVER.TYPE = "SGD"
+CFG.SOLVER.TYPE = "SGD"  # SGD | AdamW
+CFG.SOLVER.SCHEDULER = "step"  # step | cosine, to 0 at the end
+CFG.SOLVER.WARMUP_EPOCHS = 0  # in which the learning rate rises linearly
+CFG.SOLVER.ACCUMULATE = 1  # batches of an optimiser's step
+CFG.SOLVER.EMA = 0.0  # decay of the weights' moving average, which is evaluated and saved; 0: none
+CFG.SOLVER.LABEL_SMOOTHING = 0.0  # of the cross-entropy on the labels
 CFG.SOLVER.NESTEROV = False  # momentum by Nesterov
 CFG.SOLVER.NO_DECAY_NORMS = False  # no weight decay on norms and biases: parameters of at most one dimension
 CFG.SOLVER.CLIP_GRAD = 0.0  # largest norm of the gradient of all parameters; 0: any
 CFG.SOLVER.SKIP_NONFINITE = 0  # steps in a row that are left out where a gradient is not finite; 0: stop there
+CFG.SOLVER.SYNC_BN = CFG.SOLVER.FREEZE_BN = False  # batch norms see all processes' batch; keep their statistics
 CFG.SOLVER.AMP = "none"  # none | bf16 | fp16: precision of the networks in training
 CFG.SOLVER.CHANNELS_LAST = True  # layout of images and weights; a method of MDistiller's own needs the other
 CFG.SOLVER.COMPILE = False  # the networks, by torch.compile
@@ -115,49 +109,6 @@ for _method in DISTILLERS.values():
     add_section(CFG, _method)
 
 TEXT_KEYS = frozenset(key for key, value in leaves(CFG).items() if isinstance(value, str))
-BATCH = whole(1, 65_536)
-SYNTHETIC_IMAGES = whole(1, 200_000)
-STAGES = list_of(COUNT, "[150,180,210]", range(101))
-
-# What the values of the shared sections must be, but for yes or no; a method's class says it of its own.
-CHECKS = {
-    **{key: TEXT for key in sorted(TEXT_KEYS) if key.split(".")[0] in SHARED_SECTIONS},
-    "EXPERIMENT.SEED": SEED,
-    "DATASET.IMAGE_SIZE": Check(
-        lambda value: is_whole(value) and (value == 0 or 8 <= value <= 1024),
-        "a whole number from 8 to 1,024 pixels, or 0",
-    ),
-    "DATASET.MEAN": list_of(number(0, 1), "[0.5,0.5,0.5]", (0, 3)),
-    "DATASET.STD": list_of(number(0.001, 1), "[0.5,0.5,0.5]", (0, 3)),
-    "DATASET.NUM_CLASSES": whole(0, 100_000),
-    "DATASET.AUGMENT": one_of(*AUGMENTATIONS),
-    "DATASET.VAL_FRACTION": FRACTION,
-    "DATASET.NUM_WORKERS": whole(0, 1024),
-    "DATASET.TEST.BATCH_SIZE": BATCH,
-    "DATASET.SYNTHETIC.TRAIN_IMAGES": SYNTHETIC_IMAGES,
-    "DATASET.SYNTHETIC.TEST_IMAGES": SYNTHETIC_IMAGES,
-    "DATASET.SYNTHETIC.SEED": SEED,
-    "SOLVER.TRAINER": one_of(*TRAINERS),
-    "SOLVER.BATCH_SIZE": BATCH,
-    "SOLVER.EPOCHS": COUNT,
-    "SOLVER.LR": above_zero(100),
-    "SOLVER.LR_DECAY_STAGES": Check(
-        lambda stages: STAGES.is_good(stages) and all(a < b for a, b in pairwise(stages)),
-        f"{STAGES.expected} and later than the one before",
-    ),
-    "SOLVER.LR_DECAY_RATE": above_zero(1),
-    "SOLVER.WEIGHT_DECAY": number(0, 10),
-    "SOLVER.MOMENTUM": FRACTION,
-    "SOLVER.TYPE": one_of("SGD"),
-    "SOLVER.CLIP_GRAD": number(0, LARGEST),
-    "SOLVER.SKIP_NONFINITE": whole(0, 1000),
-    "SOLVER.AMP": one_of(*AMP_TYPES),
-    "SOLVER.DOT.DELTA": FRACTION,
-    "LOG.SAVE_STEPS": whole(0, 10**9),
-    "LOG.SAVE_MINUTES": number(0, 10**5),
-    "LOG.TENSORBOARD_FREQ": COUNT,
-    "LOG.SAVE_CHECKPOINT_FREQ": COUNT,
-}
 
 
 def config_for(method: type[Distiller]) -> CN:
@@ -168,14 +119,6 @@ def config_for(method: type[Distiller]) -> CN:
     except (ImportError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"{method.__name__}'s defaults are no section of a config: {error}") from error
     return cfg
-
-
-def check(cfg: CN, method: type[Distiller]) -> None:
-    """Raise UserError for values that no run can use."""
-    require_all(CHECKS, cfg)
-    for known in {other.section(): other for other in (*DISTILLERS.values(), method)}.values():
-        check_settings(known, cfg)
-    check_solver(cfg.SOLVER)
 
 
 def used_sections(cfg: CN, method: type[Distiller]) -> CN:

@@ -34,8 +34,11 @@ class Checkpointer:
         if place == self.place:
             return
         trainer.meter.check()
+        if not trainer.processes.is_first:
+            self.place = place
+            return
         content = {
-            "model": trainer.distiller.student.state_dict(),
+            "model": trainer.student.state_dict(),
             "meta": trainer.about(),
             "training": trainer.state_dict(),
         }

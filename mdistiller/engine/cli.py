@@ -3,12 +3,13 @@
 import argparse
 import dataclasses
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from yacs.config import CfgNode as CN
 
 from mdistiller import models
 from mdistiller.dataset import DATASETS
@@ -17,76 +18,47 @@ from mdistiller.errors import UserError
 
 from .demo import run_demo
 from .describe import print_commands
+from .distributed import join, select_device
 from .ending import end, open_streams, tell
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
-from .flags import FlagParser
+from .flags import Parser, TrainingParser
 from .index import BENCHMARKS, Benchmark
+from .launch import Launch
 from .lines import count
-from .listing import print_config, print_index, print_unnumbered
+from .listing import print_config, print_names
+from .places import run_of, runs_of
 from .resolve import Choices, baseline_config, distillation_config
-from .resume import NEWEST, runs_of
+from .resume import SavedRun
 from .resume import resolve as resume
-from .run import run_experiment, select_device
+from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
-from .signals import stoppable
+from .signals import end_later, stoppable
 from .tables import format_classes, format_table, place, write_classes, write_table
 from .teachers import TORCHVISION_NAMES, fetch_pretrained, pretrained_file
 
-KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)+")  # of the config
-PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
-
-
-class Parser(FlagParser):
-    """Flags, then KEY VALUE pairs."""
-
-    def __init__(self, description: str):
-        super().__init__(description=description)
-        self.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
-        self.add_argument("--device", help="cpu, cuda, cuda:1 … (default: CUDA where there is a GPU, else the CPU)")
-
-
-class TrainingParser(Parser):
-    """The flags that both training scripts take."""
-
-    def __init__(self, description: str):
-        super().__init__(description)
-        self.add_argument("--list", action="store_true", help="print the indices and names, and stop")
-        self.add_argument("--cfg", metavar="FILE", help="YAML config, MDistiller's too, in place of the preset")
-        self.add_argument(
-            "--fast", action="store_true", help="the fastest precision and compilation that the device has"
-        )
-        self.add_argument("--print_cfg", action="store_true", help="print the config that would run, and stop")
-        self.add_argument(
-            "--resume",
-            nargs="?",
-            const=NEWEST,
-            metavar="RUN",
-            help="go on with a run that was stopped: its name, folder or last.pth (default: the newest)",
-        )
-        self.add_argument("--seed", type=int, help="seed of everything random (default: EXPERIMENT.SEED, 2021)")
-
-    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        processes = os.environ.get("WORLD_SIZE", "1")  # as torchrun sets it
-        if processes != "1":
-            raise UserError(
-                f"{processes} processes were started, and each would train alone; type python, not torchrun"
-            )
-        flags = super().parse(arguments)
-        if KEY.fullmatch(flags.resume or "") and not Path(flags.resume).exists():  # --resume KEY VALUE
-            flags.pairs.insert(0, flags.resume)
-            flags.resume = NEWEST
-        return flags
-
 
 def run_script(main: Callable[..., None], *arguments: Any) -> int:
-    """Exit status of `main(*arguments)`: 2, and one line on stderr, for bad input; 128 and its number for a signal."""
+    """Exit status of `main(*arguments)`: 2, and one line on stderr, for bad input; 128 and its number for a signal.
+
+    Of several processes the first alone writes to stdout.
+    """
     open_streams()
+    is_several = os.environ.get("WORLD_SIZE", "1") != "1"
+    is_other = is_several and os.environ.get("RANK") != "0"
+    if is_other:
+        sys.stdout = open(os.devnull, "w")
+        end_later()
     with stoppable():
         try:
             main(*arguments)
         except BaseException as error:
-            return end(error)
-        return end(None)
+            status = end(error)
+        else:
+            status = end(None)
+    if is_several:  # whose exchanges, taken apart while others still wait for them, would abort the process
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
@@ -105,30 +77,27 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
         parser.add_argument("--demo", action="store_true", help="all three trainings on small synthetic images")
     parser.set_defaults(demo=False)
     flags = parser.parse(arguments)
-    if flags.list:
-        print_index({"student": benchmark.students, "teacher": benchmark.teachers, "distiller": benchmark.distillers})
-        print_unnumbered(benchmark)
+    if flags.list is not None:
+        columns = {"student": benchmark.students, "teacher": benchmark.teachers, "distiller": benchmark.distillers}
+        print_names(flags.list, columns, benchmark)
         return
     if flags.demo:
         if flags.cfg or flags.teacher_weights:
             raise UserError("--demo trains its own teacher by its own config; leave out --cfg and --teacher_weights")
         flags.cfg = demo
     device = select_device(flags.device)
-    choices, saved = choices_of(flags), None
+    processes = join(device)
     config_of = partial(distillation_config, benchmark, device=device)
-    if flags.resume is not None and not flags.demo:
-        folders = {folders_of(method) for method in DISTILLERS.values()}
-        runs = runs_of([(utils / logs, utils / weights) for logs, weights in sorted(folders)], benchmark.label)
-        cfg, saved = resume(choices, flags.resume, runs, utils, config_of)
-    else:
-        cfg = config_of(choices)
+    folders = sorted({folders_of(method) for method in DISTILLERS.values()})
+    cfg, saved = processes.first(lambda: choose(flags, benchmark, utils, folders, config_of))
     if flags.print_cfg:
         print_config(cfg)
-        return
-    if flags.demo:
-        run_demo(cfg, benchmark, device, utils, flags.resume is not None)
-        return
-    print_commands(run_experiment(cfg, benchmark, device, utils, source=flags.cfg, saved=saved)[1])
+    elif flags.demo:
+        run_demo(cfg, benchmark, device, utils, flags.resume is not None or Launch().restarts > 0, processes)
+    else:
+        _, files = run_experiment(cfg, benchmark, device, utils, source=flags.cfg, saved=saved, processes=processes)
+        processes.first(lambda: print_commands(files, processes.share))
+    processes.leave()
 
 
 def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
@@ -136,21 +105,38 @@ def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | 
     parser = TrainingParser(f"Train one network without a teacher ({benchmark.label}): teachers and baselines.")
     parser.add_argument("--selected_model", metavar="MODEL", help="index or name, as of students (default 0)")
     flags = parser.parse(arguments)
-    if flags.list:
-        print_index({"model": benchmark.students})
+    if flags.list is not None:
+        print_names(flags.list, {"model": benchmark.students})
         return
     device = select_device(flags.device)
-    choices, saved = choices_of(flags), None
+    processes = join(device)
     config_of = partial(baseline_config, benchmark, device=device)
-    if flags.resume is None:
-        cfg = config_of(choices)
-    else:
-        runs = runs_of([(utils / BASELINE_FOLDERS[0], utils / BASELINE_FOLDERS[1])], benchmark.label)
-        cfg, saved = resume(choices, flags.resume, runs, utils, config_of)
+    cfg, saved = processes.first(lambda: choose(flags, benchmark, utils, [BASELINE_FOLDERS], config_of))
     if flags.print_cfg:
         print_config(cfg)
-        return
-    print_commands(run_experiment(cfg, benchmark, device, utils, baseline=True, saved=saved)[1])
+    else:
+        _, files = run_experiment(cfg, benchmark, device, utils, baseline=True, saved=saved, processes=processes)
+        processes.first(lambda: print_commands(files, processes.share))
+    processes.leave()
+
+
+def choose(
+    flags: argparse.Namespace,
+    benchmark: Benchmark,
+    utils: Path,
+    folders: Sequence[tuple[str, str]],
+    config_of: Callable[[Choices], CN],
+) -> tuple[CN, SavedRun | None]:
+    """The config that `flags` mean, and the run to go on with where they ask for one or torchrun has started anew.
+
+    folders: names of those of logs and of weights in which runs are looked for; config_of: a script's way to a config.
+    """
+    choices, wanted = choices_of(flags), flags.resume
+    runs = runs_of([(utils / logs, utils / weights) for logs, weights in folders], benchmark.label)
+    wanted = wanted or run_of(Launch(), runs)
+    if wanted is None or getattr(flags, "demo", False):  # which looks for its runs by itself
+        return config_of(choices), None
+    return resume(choices, wanted, runs, utils, config_of)
 
 
 def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> None:
@@ -169,6 +155,8 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
     parser.add_argument("--per_class", action="store_true", help="of one file: each class, and the worst confusions")
     parser.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
     flags = parser.parse(arguments)
+    if Launch().share.size > 1:
+        raise UserError("evaluation takes one process; type python, not torchrun")
     evaluator = Evaluator(flags.model, flags.pairs, select_device(flags.device))
     files = files_to_evaluate(project, flags, evaluator)
     if flags.per_class and len(files) > 1:

@@ -10,11 +10,13 @@ from mdistiller.distillers import PLAIN_TRAINING, find_method
 
 from .cfg import changed
 from .describe import print_commands
+from .distributed import ONE, Processes
 from .identity import with_variant
 from .index import Benchmark
 from .metrics import Result
+from .places import runs_of
 from .resolve import baseline_config, distillation_config
-from .resume import SavedRun, find_same, runs_of, with_found
+from .resume import SavedRun, find_same, with_found
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, RunFiles, folders_of
 from .tables import align
@@ -22,7 +24,9 @@ from .tables import align
 SUBFOLDER = "demo"  # keeps the demo's teacher apart from real ones
 
 
-def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, resume: bool = False) -> None:
+def run_demo(
+    cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, resume: bool = False, processes: Processes = ONE
+) -> None:
     """Train a teacher where there is none, the student alone and distilled, and print the three accuracies.
 
     cfg: that of the distillation; the other two networks are trained by the same, without a teacher. resume: go on with
@@ -31,13 +35,13 @@ def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, r
 
     def run(cfg: CN, baseline: bool) -> tuple[Result, RunFiles]:
         subfolder = SUBFOLDER if baseline else ""
-        saved = find_saved(cfg, benchmark, device, utils, baseline) if resume else None
+        saved = processes.first(lambda: find_saved(cfg, benchmark, device, utils, baseline) if resume else None)
         cfg = with_found(cfg, saved.config) if saved else cfg
-        return run_experiment(cfg, benchmark, device, utils, baseline, subfolder, saved=saved)
+        return run_experiment(cfg, benchmark, device, utils, baseline, subfolder, saved=saved, processes=processes)
 
     teacher = baseline_of(cfg, cfg.DISTILLER.TEACHER)
-    saved = find_saved(teacher, benchmark, device, utils, baseline=True)
-    done = saved.result(teacher) if saved else None
+    saved = processes.first(lambda: find_saved(teacher, benchmark, device, utils, baseline=True))
+    done = processes.first(lambda: saved.result(teacher) if saved else None)
     result, files = done if done else run(teacher, baseline=True)
     teacher_top1 = result.top1
     cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(files.best))
@@ -51,7 +55,7 @@ def run_demo(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, r
         (f"student distilled by {label}", cfg.DISTILLER.STUDENT, distilled.top1),
     ]
     print(f"\n{align([(role, network, f'top-1 {top1:.2f}') for role, network, top1 in rows])}")
-    print_commands(files)
+    processes.first(lambda: print_commands(files, processes.share))
 
 
 def find_saved(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool) -> SavedRun | None:

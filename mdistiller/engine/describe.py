@@ -1,9 +1,6 @@
 """What a run tells of itself in words: what it is, what in it may be a mistake, and what to type after it."""
 
-import functools
-import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,28 +12,33 @@ from yacs.config import CfgNode as CN
 from mdistiller.dataset import Data, ImageSet
 from mdistiller.dataset.streaming import available_cores
 from mdistiller.distillers import find_method
+from mdistiller.share import ALL, Share
 
 from .board import link_runs
 from .cfg import SHARED_SECTIONS, used_sections
 from .effects import read_keys
 from .lines import LABEL, LINE, command, count, duration, fitted, shortened
-from .optim import TWO_GRADIENTS
 from .runs import BASELINE_FOLDERS, PROJECT, RunFiles, shown
+from .solver import BETAS, TWO_GRADIENTS
 
 HEAD_LINES, METHOD_LINES = 15, 2  # at most, and of them at least for the method's settings
 LONGEST_NAME, LONGEST_ROOT = 24, 40
 # Learning rate and batch of the presets' recipe, by DATASET.TYPE, and how many times off is far. Published recipes go
 # from a twentieth of it, for light networks, to four times.
 RECIPES, RECIPE, FAR = {"imagenet": (0.2, 512)}, (0.1, 64), (1 / 24, 8)
-SECONDS_FOR_GIT = 5
 
 
 def describe_run(
-    cfg: CN, meta: Mapping[str, Any], data: Data, networks: Mapping[str, nn.Module | None], files: RunFiles
+    cfg: CN,
+    meta: Mapping[str, Any],
+    data: Data,
+    networks: Mapping[str, nn.Module | None],
+    files: RunFiles,
+    processes: int = 1,
 ) -> list[str]:
     """The head of a run's log: at most HEAD_LINES lines of at most LINE columns that tell what runs.
 
-    meta: what its weight files tell; networks: by their role, "teacher" or "student".
+    meta: what its weight files tell; networks: by their role, "teacher" or "student"; processes: how many train it.
     """
     solver, seed = cfg.SOLVER, cfg.EXPERIMENT.SEED
     epochs = f"{count(solver.EPOCHS, 'epoch')}, batch {solver.BATCH_SIZE}"
@@ -44,7 +46,7 @@ def describe_run(
     after = {
         "Optimiser": describe_optimiser(solver),
         "Training": f"{epochs}, augmentation {cfg.DATASET.AUGMENT}, seed {seed}",
-        "Device": describe_device(cfg, data),
+        "Device": describe_device(cfg, data, processes),
         "Versions": describe_code(meta.get("versions", {})),
     }
     folders = describe_files(files)
@@ -113,14 +115,20 @@ def describe_optimiser(solver: CN) -> str:
     """The optimiser and the schedule of its learning rate."""
     name = f"DOT of delta {solver.DOT.DELTA:g}" if solver.TRAINER in TWO_GRADIENTS else solver.TYPE
     momentum = f"momentum {solver.MOMENTUM:g}{' (Nesterov)' if solver.NESTEROV else ''}"
+    if solver.TYPE == "AdamW":
+        momentum = f"betas {BETAS[0]:g} and {BETAS[1]:g}"
     decay = f"weight decay {solver.WEIGHT_DECAY:g}{' but for norms and biases' if solver.NO_DECAY_NORMS else ''}"
     clipping = f"gradients clipped at {solver.CLIP_GRAD:g}, " if solver.CLIP_GRAD else ""
+    clipping += f"{solver.ACCUMULATE} batches a step, " if solver.ACCUMULATE > 1 else ""
+    clipping += f"average of weights with decay {solver.EMA:g}, " if solver.EMA else ""
+    rise = f" after {count(solver.WARMUP_EPOCHS, 'epoch')} of warm-up" if solver.WARMUP_EPOCHS else ""
     stages = ", ".join(map(str, solver.LR_DECAY_STAGES))  # last, as many may be cut off
     fall = f", times {solver.LR_DECAY_RATE:g} after epoch {stages}" if stages else ""
-    return f"{name} of {momentum}, {decay}, {clipping}learning rate {solver.LR:g}{fall}"
+    fall = ", a cosine to 0" if solver.SCHEDULER == "cosine" else fall
+    return f"{name} of {momentum}, {decay}, {clipping}learning rate {solver.LR:g}{rise}{fall}"
 
 
-def describe_device(cfg: CN, data: Data) -> str:
+def describe_device(cfg: CN, data: Data, processes: int) -> str:
     """What a run computes on, how precisely, and in how many processes."""
     device, solver = data.train.device, cfg.SOLVER
     if device.type == "cuda":
@@ -130,7 +138,8 @@ def describe_device(cfg: CN, data: Data) -> str:
     precision = ("float32" if solver.AMP == "none" else solver.AMP) + (", compiled" if solver.COMPILE else "")
     is_held = isinstance(data.train.image_set, ImageSet)
     workers = 0 if is_held else min(cfg.DATASET.NUM_WORKERS, available_cores())
-    return f"{name}, {precision}; 1 process" + (f" and {workers} that decode images" if workers else "")
+    running = "1 process" if processes == 1 else f"{processes} processes"
+    return f"{name}, {precision}; {running}" + (f" and {workers} that decode images" if workers else "")
 
 
 def describe_code(versions: Mapping[str, str]) -> str:
@@ -150,32 +159,11 @@ def describe_files(files: RunFiles) -> list[str]:
     return lines
 
 
-@functools.cache
-def git_commit(folder: Path = PROJECT) -> str:
-    """Short hash of the commit of the clone `folder`, with a + where files have changed since; empty for no clone."""
-    if not (folder / ".git").exists():
-        return ""
-    commit = ask_git(folder, "rev-parse", "--short", "HEAD")
-    return f"{commit}+" if commit and ask_git(folder, "status", "--porcelain") else commit or ""
-
-
-def ask_git(folder: Path, *arguments: str) -> str | None:
-    """What git answers, without its hooks, locks or settings of the environment; None where it does not."""
-    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=SECONDS_FOR_GIT, env=environment
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def hints(cfg: CN) -> list[str]:
     """What in `cfg` runs but may be a mistake, a sentence each."""
     solver, found = cfg.SOLVER, []
-    if late := [stage for stage in solver.LR_DECAY_STAGES if stage >= solver.EPOCHS]:
+    late = [stage for stage in solver.LR_DECAY_STAGES if stage >= solver.EPOCHS]
+    if late and solver.SCHEDULER == "step":
         early = [stage for stage in solver.LR_DECAY_STAGES if stage < solver.EPOCHS]
         falls = f"falls after {', '.join(map(str, early))} alone" if early else "never falls"
         found.append(
@@ -183,15 +171,24 @@ def hints(cfg: CN) -> list[str]:
             f"{solver.EPOCHS}: the learning rate {falls}"
         )
     lr, batch = RECIPES.get(cfg.DATASET.TYPE, RECIPE)
-    in_proportion = lr * solver.BATCH_SIZE / batch
+    in_proportion = lr * solver.BATCH_SIZE * solver.ACCUMULATE / batch
     ratio = solver.LR / in_proportion
-    if not FAR[0] <= ratio <= FAR[1]:
+    if solver.TYPE == "SGD" and not FAR[0] <= ratio <= FAR[1]:
         times = f"{ratio:.3g} times" if ratio > 1 else f"1/{1 / ratio:.3g} of"
         found.append(
             f"Hint: SOLVER.LR {solver.LR:g} is {times} what the presets' recipe, {lr:g} for batches of {batch}, means "
             f"for SOLVER.BATCH_SIZE {solver.BATCH_SIZE}; in proportion it is SOLVER.LR {in_proportion:.3g}"
         )
     return found
+
+
+def hint_of_devices(device: torch.device, processes: int, files: RunFiles) -> list[str]:
+    """That there are GPUs which a run does not use, where that is so."""
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if processes > 1 or gpus < 2:
+        return []
+    start = " ".join([*starter(Share(0, gpus, gpus)), script_of(files)])
+    return [f"Hint: {gpus} GPUs are visible and this run uses one; {start} and the same flags use all"]
 
 
 def describe_best(split: str, top1: float, epoch: int, path: Path) -> str:
@@ -212,17 +209,25 @@ def script_of(files: RunFiles) -> str:
     return shown(files.log.parents[1] / name)
 
 
-def commands(files: RunFiles) -> list[str]:
+def starter(share: Share) -> list[str]:
+    """What to type before a script, as words, to start it in as many processes."""
+    if share.size == 1:
+        return ["python"]
+    machines = -(-share.size // share.on_machine)
+    return ["torchrun", *([f"--nnodes={machines}"] if machines > 1 else []), f"--nproc_per_node={share.on_machine}"]
+
+
+def commands(files: RunFiles, share: Share = ALL) -> list[str]:
     """What to type after a run, as lines: to repeat it, to evaluate its best student, to see all of the benchmark."""
     utils = files.log.parents[1]
     test = shown(PROJECT / "test.py") if (PROJECT / "test.py").is_file() else "test.py"
     return [
-        *command("Repeat:", "python", script_of(files), "--cfg", shown(files.config)),
+        *command("Repeat:", *starter(share), script_of(files), "--cfg", shown(files.config)),
         *command("Evaluate:", "python", test, "--checkpoint", shown(files.best)),
         *command("TensorBoard:", "tensorboard", "--logdir", shown(link_runs(utils))),
     ]
 
 
-def print_commands(files: RunFiles) -> None:
+def print_commands(files: RunFiles, share: Share = ALL) -> None:
     """Print the commands below what a run logged."""
-    print("", *commands(files), sep="\n")
+    print("", *commands(files, share), sep="\n")

@@ -9,7 +9,7 @@ from mdistiller.distillers import DISTILLERS, Distiller
 from mdistiller.errors import UserError
 
 from .cfg import CFG, SHARED_SECTIONS
-from .optim import TWO_GRADIENTS
+from .solver import TWO_GRADIENTS
 
 # MDistiller's keys that do nothing here, in the shared sections, and what takes their place. Methods' own are in their
 # classes. A file may have them all, so that MDistiller's load as they are.
@@ -28,6 +28,11 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
     typed: the dotted keys of the command line. A user's file may read anything.
     """
     if method.takes_new_sections:
+        if cfg.SOLVER.LABEL_SMOOTHING and not method.has_task_loss():
+            raise UserError(
+                f"SOLVER.LABEL_SMOOTHING has no effect on {method.__name__}, whose file has its own cross-entropy; "
+                "leave it out"
+            )
         return
     name, typed = method.__name__, list(typed)
     known = IGNORED | {f"{method.section()}.{key}": reason for key, reason in method.ignored.items()}
@@ -90,6 +95,10 @@ def unread(key: str, cfg: CN, method: type[Distiller]) -> str:
         return f"on {method.__name__}, which has no teacher"
     if key == "EXPERIMENT.PROJECT" and not cfg.LOG.WANDB:
         return "without LOG.WANDB True"
+    if key in ("SOLVER.MOMENTUM", "SOLVER.NESTEROV") and cfg.SOLVER.TYPE == "AdamW":
+        return "with SOLVER.TYPE AdamW"
+    if key.startswith("SOLVER.LR_DECAY") and cfg.SOLVER.SCHEDULER == "cosine":
+        return "with SOLVER.SCHEDULER cosine"
     if key.startswith("SOLVER.DOT.") and cfg.SOLVER.TRAINER not in TWO_GRADIENTS:
         return f"with SOLVER.TRAINER {cfg.SOLVER.TRAINER}"
     if key.startswith("DATASET.SYNTHETIC.") and cfg.DATASET.TYPE != "synthetic":

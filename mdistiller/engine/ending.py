@@ -6,6 +6,7 @@ import sys
 from typing import TextIO
 
 from .failures import explain
+from .launch import has_the_word
 from .signals import Stopped, ignore_workers
 from .tables import printable
 from .writing import causes, why
@@ -51,6 +52,9 @@ def end(error: BaseException | None) -> int:
         ignore_workers()
         sys.unraisablehook = lambda *_: None  # what is taken apart after the last line has nothing to add
     unwritten = flush(sys.stdout)
+    explanation = explain(error) if error is not None else None
+    if not isinstance(error, (SystemExit, type(None))) and not has_the_word(str(explanation or error)):
+        return FAILED
     stopped = next((cause for cause in causes(error) if isinstance(cause, (Stopped, KeyboardInterrupt))), None)
     if stopped is not None:
         stopped = stopped if isinstance(stopped, Stopped) else Stopped(signal.SIGINT)
@@ -58,14 +62,13 @@ def end(error: BaseException | None) -> int:
             for line in (str(stopped), *stopped.advice):
                 tell(line)
         return 128 + stopped.number
-    if isinstance(error or unwritten, BrokenPipeError) and not (error and explain(error)):
+    if isinstance(error or unwritten, BrokenPipeError) and not explanation:
         return 0  # whoever reads our output, such as `head`, has enough
     if unwritten is not None and not isinstance(unwritten, BrokenPipeError):
         tell(f"error: cannot write to the standard output: {why(unwritten)}; finished epochs are kept")
         return FAILED
     if error is None:
         return 0
-    explanation = explain(error)
     if explanation is None:
         raise error
     tell(f"error: {explanation}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from yacs.config import CfgNode as CN
 
 from mdistiller.checks import Check, require_all
@@ -13,11 +14,14 @@ from mdistiller.dataset import Data, build_data, fill_defaults
 from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name, model_names
+from mdistiller.models.others import is_file
 
+from . import bounds
 from . import cfg as config
 from .effects import check_evaluation
 from .index import BENCHMARKS, CIFAR100
 from .metrics import Result, evaluate
+from .networks import arguments_of
 from .runs import BASELINE_FOLDERS, BEST, STATES, published_names, saved_config, student_weights
 from .values import dump, parse_yaml, read_yaml
 from .weights import check_scores, load_weights, read_meta, read_weights, rows_of, weights_classes
@@ -144,7 +148,7 @@ class Evaluator:
             was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
             raise UserError(f"{file.path} is of a folder of images; type DATASET.ROOT FOLDER to test it on one{was}")
         fill_defaults(cfg.DATASET)
-        config.check(cfg, self.plain)
+        bounds.check(cfg, self.plain)
         return cfg
 
     def _config_in(self, file: WeightFile) -> dict[str, Any]:
@@ -172,6 +176,12 @@ class Evaluator:
             return list(files)
         return [file for file in files if not self._is_of_other_data(file)]
 
+    def _is_own(self, file: WeightFile, network: str) -> bool:
+        """Whether a run here, whose config was written here, trained the `network` that `file` names."""
+        saved = saved_config(file.path, file.meta.get("run", ""))
+        own = read_yaml(saved).get("DISTILLER", {}) if saved else {}
+        return isinstance(own, dict) and own.get("STUDENT") == network
+
     def _is_of_other_data(self, file):
         try:
             return self.is_changed(file, self.config_of(file))
@@ -195,16 +205,25 @@ class Evaluator:
             read_meta(path)  # which says why, where nothing can be read
             names = ", ".join(model_names(models))
             raise UserError(f"{path} does not tell its network; add --model with one of {names}")
+        arguments = meta.get("arguments", "") if name == meta.get("network") else ""
+        if is_file(name) and self.network is None and not self._is_own(file, name):
+            raise UserError(
+                f"{path} is of a network in a file, {name}, which is run where you name it: add --model {name}"
+            )
         name = canonical_name(models, name)
+
+        def build(classes: int) -> nn.Module:
+            given = arguments_of(arguments, f"the meta of {path}")
+            return build_model(models, name, classes, given, cfg.DATASET.IMAGE_SIZE)
 
         data = self.data_of(cfg)
         # A network of more classes than the data has is tested as it is: any class may win, wrong ones included.
-        model, classes, columns = build_model(models, name, data.num_classes), data.classes, None
+        model, classes, columns = build(data.num_classes), data.classes, None
         state_dict, _ = read_weights(path, model)
         known = weights_classes(state_dict, meta, model)
         if known is not None and (rows := rows_of(classes, known)):
             check_scores(state_dict, known, model, path)
-            model, classes = build_model(models, name, len(known)), known
+            model, classes = build(len(known)), known
             columns = torch.tensor(rows, device=self.device)
         load_weights(model, path, name, classes)
         model = model.to(self.device).to(memory_format=torch.channels_last)

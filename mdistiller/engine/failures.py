@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
-from mdistiller.distillers._folder import described, line_of
 from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.errors import UserError
+from mdistiller.folder_modules import described, line_of
 
-from .describe import script_of
+from .describe import script_of, starter
+from .distributed import LOST, explain_lost
+from .launch import last_word
 from .lines import command
 from .metrics import NotFinite
 from .signals import Stopped
@@ -39,6 +41,8 @@ def explain(error: BaseException) -> UserError | None:
         return error
     if lack := explain_lack(error):
         return lack
+    if lost := explain_lost(error):
+        return lost
     is_cut_off = isinstance(error, (OSError, EOFError)) and passed_through(error, "multiprocessing")
     if is_cut_off or LOST_WORKER.search(str(error)):  # raised in whatever the main thread happens to be doing
         return UserError(
@@ -80,10 +84,15 @@ def explained(trainer: Any) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        resume = command("Resume:", "python", script_of(trainer.files), "--resume", trainer.files.name)
+        if reason := last_word():  # of another process, after whose end torchrun ends the others
+            raise UserError(reason) from stopped
+        start = starter(trainer.processes.share)
+        resume = command("Resume:", *start, script_of(trainer.files), "--resume", trainer.files.name)
         raise Stopped(stopped.number, f" in epoch {trainer.epoch}; {kept(trainer)}", resume) from stopped
     except Exception as error:
         explanation = explain(error) or explain_training(error, trainer)
+        if explanation is not None and str(explanation) == LOST:
+            explanation = UserError(f"{LOST} in epoch {trainer.epoch}; {kept(trainer)}; resume the run by --resume")
         if explanation is None or explanation is error:
             raise
         raise explanation from error

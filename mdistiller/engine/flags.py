@@ -1,10 +1,17 @@
 """Parsing of command lines, whose mistakes are one line."""
 
 import argparse
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mdistiller.errors import UserError, nearest
+
+from .places import NEWEST
+
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)+")  # of the config
+PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -25,3 +32,46 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; type --help for all flags")
+
+
+class Parser(FlagParser):
+    """Flags, then KEY VALUE pairs."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description)
+        self.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
+        self.add_argument("--device", help="cpu, cuda, cuda:1 … (default: CUDA where there is a GPU, else the CPU)")
+
+
+class TrainingParser(Parser):
+    """The flags that both training scripts take."""
+
+    def __init__(self, description: str):
+        super().__init__(description)
+        self.epilog = "Trains in one process; in N, each on a GPU of its own, after torchrun --nproc_per_node=N."
+        self.add_argument(
+            "--list",
+            nargs="*",
+            metavar="LIBRARY PATTERN",
+            help="print the indices and names, or those of torchvision or timm with PATTERN in them, and stop",
+        )
+        self.add_argument("--cfg", metavar="FILE", help="YAML config, MDistiller's too, in place of the preset")
+        self.add_argument(
+            "--fast", action="store_true", help="the fastest precision and compilation that the device has"
+        )
+        self.add_argument("--print_cfg", action="store_true", help="print the config that would run, and stop")
+        self.add_argument(
+            "--resume",
+            nargs="?",
+            const=NEWEST,
+            metavar="RUN",
+            help="go on with a run that was stopped: its name, folder or last.pth (default: the newest)",
+        )
+        self.add_argument("--seed", type=int, help="seed of everything random (default: EXPERIMENT.SEED, 2021)")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        flags = super().parse(arguments)
+        if KEY.fullmatch(flags.resume or "") and not Path(flags.resume).exists():  # --resume KEY VALUE
+            flags.pairs.insert(0, flags.resume)
+            flags.resume = NEWEST
+        return flags

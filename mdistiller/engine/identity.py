@@ -12,7 +12,7 @@ from yacs.config import CfgNode as CN
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
 
-from .optim import TWO_GRADIENTS
+from .solver import TWO_GRADIENTS
 
 LONGEST_TAG = 60  # bytes; a file name takes 255
 OLDER_KEYS = ("type", "classes", "image_size", "train_images", "test_images", "seed")

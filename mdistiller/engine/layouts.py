@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from mdistiller.distillers._common import find_classifiers
+
 # Places that are taken before others that fit as well, in this order.
 DOCUMENTED = ("model",), ("state_dict",), ("model_state_dict",), ()
 MOST_PLACES, DEEPEST, MOST_PREFIXES = 10_000, 10, 50  # dicts that are looked at, keys to one, prefixes in one
@@ -14,8 +16,9 @@ COUNTER = "num_batches_tracked"  # of a batch norm, which files from before torc
 
 LONGEST_TEXT, LONGEST_CONFIG, MOST_VALUES = 500, 100_000, 100_000  # characters; values in a dict of `meta`
 META_TYPES: dict[str, type] = {
-    **dict.fromkeys(("run", "network", "models", "teacher", "teacher_sha256", "distiller", "chosen_by", "config"), str),
-    **dict.fromkeys(("epoch", "num_classes"), int),
+    **dict.fromkeys(("run", "launch", "network", "models", "teacher", "teacher_sha256", "distiller"), str),
+    **dict.fromkeys(("chosen_by", "config", "arguments"), str),
+    **dict.fromkeys(("epoch", "num_classes", "processes"), int),
     **dict.fromkeys(("top1", "top5", "loss", "teacher_top1"), float),
     **dict.fromkeys(("dataset", "normalisation", "versions"), dict),
 }
@@ -53,14 +56,21 @@ def find_state_dict(content: dict[Any, Any], network: nn.Module | None) -> list[
     Where none fits, it is the one that shares the most names; without a network, the first in a documented place.
     """
     expected = {} if network is None else network.state_dict()
+    classifier = [] if network is None else classifier_names(network)
     found = [
-        compared(place, prefix, tensors, expected)
+        compared(place, prefix, tensors, expected, classifier)
         for place, dict_of_tensors in state_dicts(content)
         for prefix, tensors in by_prefix(dict_of_tensors, expected)
     ]
     found.sort(key=lambda candidate: candidate.preference)
     equal = [other for other in found[1:] if other.fits and other.preference == found[0].preference]
     return [*found[:1], *(other for other in equal if not are_equal(found[0].tensors, other.tensors))]
+
+
+def classifier_names(network: nn.Module) -> list[str]:
+    """Names of the weights and biases of the layers of `network` that give its logits."""
+    heads = {id(parameter) for head in find_classifiers(network) for parameter in head.parameters()}
+    return [name for name, parameter in network.named_parameters() if id(parameter) in heads]
 
 
 def state_dicts(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor]]]:
@@ -91,10 +101,13 @@ def by_prefix(
 
 
 def compared(
-    place: tuple[str, ...], prefix: str, tensors: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+    place: tuple[str, ...],
+    prefix: str,
+    tensors: dict[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    classifier: list[str],
 ) -> Candidate:
-    """A candidate, held against the names and shapes of the network's state dict."""
-    classifier = list(expected)[-2:]
+    """A candidate, held against the names and shapes of the network's state dict. classifier: its names there."""
     common = [name for name in expected if name in tensors and not name.endswith(COUNTER)]
     wanted = sum(not name.endswith(COUNTER) for name in expected)
     has_shapes = all(

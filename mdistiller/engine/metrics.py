@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
+from .distributed import ONE, Processes
+
 GRADIENT = "gradient"  # its norm, beside the losses
 SECONDS_BETWEEN_READS = 0.5  # reading a value back makes the host wait for the device
 
@@ -53,17 +55,20 @@ def evaluate(
     columns: torch.Tensor | None = None,
     confusion: torch.Tensor | None = None,
     title: str = "Evaluating",
+    processes: Processes = ONE,
 ) -> Result:
     """Evaluate `network`, in eval mode, on `batches` of {"image", "target"}; its mode is restored.
 
     columns: int64 (classes of the data,), the logits' column of each class, where they are not the same.
     confusion: int64 (classes, classes) of the logits' columns, on their device, to which the images of each class (row)
-    that are taken for each (column) are added. title: of the progress bar.
+    that are taken for each (column) are added. title: of the progress bar. processes: of which each has some of the
+    batches; each gets the result.
     """
     was_training = network.training
     network.eval()
     images, loss, correct = 0, torch.zeros((), dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
-    with progress_bar(title, getattr(batches, "num_images_per_epoch", None)) as bar:
+    expected = getattr(batches, "num_images_per_epoch", None)
+    with progress_bar(title, expected and -(-expected // processes.size), processes.is_first) as bar:
         for batch in batches:
             logits = network(batch["image"])[0].float()
             target = batch["target"] if columns is None else columns[batch["target"]]
@@ -75,8 +80,10 @@ def evaluate(
             images += len(logits)
             bar.update(len(logits))
     network.train(was_training)
-    top1, top5 = (100 * correct / images).tolist()
-    return Result(loss.item() / images, top1, top5, images)
+    sums = torch.tensor([loss.item(), *correct.tolist(), images], dtype=torch.float64)
+    loss_sum, *hits, images = processes.add(sums).tolist()
+    top1, top5 = (100 * hit / images for hit in hits)
+    return Result(loss_sum / images, top1, top5, int(images))
 
 
 class NotFinite(ArithmeticError):
@@ -86,10 +93,11 @@ class NotFinite(ArithmeticError):
 class Meter:
     """Sums of losses and hits over an epoch, kept on `device` until they are read.
 
-    steps: those measured; skipped: those left out, as their gradient was not finite.
+    processes: whose sums they are. steps: those measured; skipped: those left out, as their gradient was not finite.
     """
 
-    def __init__(self, device: torch.device | str = "cpu"):
+    def __init__(self, device: torch.device | str = "cpu", processes: Processes = ONE):
+        self.processes = processes
         self.images = self.steps = self.skipped = 0
         self.names = [GRADIENT]
         self.sums = torch.zeros(1, dtype=torch.float64, device=device)
@@ -116,12 +124,15 @@ class Meter:
         zero = self.sums.new_zeros(())
         found = losses if gradient_norm is None else {GRADIENT: gradient_norm, **losses}
         values = torch.stack([found[name].detach().double() if name in found else zero for name in self.names])
-        self.sums = self.sums + values * len(target)
+        images, own = self.processes.counts(len(target))
         logits, had_failed = logits.detach(), self.failed_at.isfinite().any()
+        sums = self.processes.add(torch.cat([values * own, count_correct(logits, target) * (own / len(target))]))
+        values, correct = sums[:-2], sums[-2:]
+        self.sums = self.sums + values
         self.failed_at = self.failed_at.minimum(torch.where(values.isfinite(), math.inf, self.steps + self.skipped))
         self.largest_logit = torch.where(had_failed, self.largest_logit, logits.abs().max().double())
-        self.correct = self.correct + count_correct(logits, target)
-        self.images += len(target)
+        self.correct = self.correct + correct.long()
+        self.images += images
         self.steps += 1
 
     def skip(self) -> None:
@@ -157,8 +168,8 @@ class Meter:
         self.correct = state["correct"].to(self.sums.device)
 
 
-def progress_bar(title: str, images: int | None) -> tqdm:
-    """A bar that counts `images` on stderr, where that is a terminal, and leaves nothing behind."""
+def progress_bar(title: str, images: int | None, is_shown: bool = True) -> tqdm:
+    """A bar that counts `images` on stderr, where it `is_shown` and that is a terminal, and leaves nothing behind."""
     return tqdm(
         desc=title,
         total=images,
@@ -166,16 +177,16 @@ def progress_bar(title: str, images: int | None) -> tqdm:
         mininterval=SECONDS_BETWEEN_READS,
         leave=False,
         dynamic_ncols=True,
-        disable=None,  # where stderr is no terminal
+        disable=None if is_shown else True,  # None: where stderr is no terminal
     )
 
 
 class Progress:
     """A bar that shows the averages of `meter`; reading them, at most every SECONDS_BETWEEN_READS, checks them."""
 
-    def __init__(self, meter: Meter, title: str, images: int):
+    def __init__(self, meter: Meter, title: str, images: int, is_shown: bool = True):
         self.meter, self.read_at = meter, time.monotonic()
-        self.bar = progress_bar(title, images)
+        self.bar = progress_bar(title, images, is_shown)
 
     def show(self) -> None:
         """Advance to what the meter has seen."""

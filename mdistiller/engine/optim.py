@@ -1,52 +1,23 @@
-"""Optimisers, which minimise a dict of losses, and the schedule of the learning rate."""
+"""Optimisers, which minimise a dict of losses, and averages of what they reach."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch._functorch import config as functorch_config
 from torch.optim.optimizer import ParamsT
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mdistiller.distillers._common import total
 from mdistiller.errors import UserError
 
-TRAINERS = ("base", "crd", "dot", "crd_dot")  # MDistiller's names; each takes every method here
-TWO_GRADIENTS = ("dot", "crd_dot")
-TASK_LOSS = "loss_ce"
-
-
-def learning_rate(solver: Any, epoch: int) -> float:
-    """Learning rate of epoch `epoch` (from 1): LR, times LR_DECAY_RATE after each of LR_DECAY_STAGES."""
-    return solver.LR * solver.LR_DECAY_RATE ** sum(epoch > stage for stage in solver.LR_DECAY_STAGES)
-
-
-def check_solver(solver: Any) -> None:
-    """Raise UserError for settings that cannot be together, or of which one takes the effect from another."""
-    if solver.TRAINER in TWO_GRADIENTS:
-        if solver.AMP == "fp16":
-            raise UserError("SOLVER.AMP fp16 scales one loss and SOLVER.TRAINER dot has two; type SOLVER.AMP bf16")
-        if solver.CLIP_GRAD > 0:
-            raise UserError("SOLVER.CLIP_GRAD clips one gradient and SOLVER.TRAINER dot has two; leave one out")
-        if solver.NESTEROV:
-            raise UserError("SOLVER.NESTEROV has no effect with SOLVER.TRAINER dot's own momenta; leave one out")
-        most = min(solver.MOMENTUM, 1 - solver.MOMENTUM)
-        if solver.DOT.DELTA > 0 and solver.DOT.DELTA >= most:
-            raise UserError(
-                f"SOLVER.DOT.DELTA is {solver.DOT.DELTA:g}; expected 0 or a number below {most:g}, as it is taken from "
-                f"and added to SOLVER.MOMENTUM {solver.MOMENTUM:g}, and both must be from 0 to below 1"
-            )
-    if solver.SKIP_NONFINITE and solver.AMP == "fp16":
-        raise UserError("SOLVER.SKIP_NONFINITE has no effect with SOLVER.AMP fp16, which skips by itself; leave it out")
-    if solver.NESTEROV and solver.MOMENTUM == 0:
-        raise UserError("SOLVER.NESTEROV has no effect with SOLVER.MOMENTUM 0; leave one out")
-    if solver.NO_DECAY_NORMS and solver.WEIGHT_DECAY == 0:
-        raise UserError("SOLVER.NO_DECAY_NORMS has no effect with SOLVER.WEIGHT_DECAY 0; leave one out")
+from .solver import BETAS, TASK_LOSS, TWO_GRADIENTS
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], no_decay_norms: bool) -> list[dict[str, Any]]:
     """All parameters as one group; where `no_decay_norms`, norms and biases as a second one, without weight decay."""
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if not no_decay_norms:
         return [{"params": parameters}]
     weights, rest = ([p for p in parameters if (p.ndim > 1) is is_weight] for is_weight in (True, False))
@@ -105,7 +76,10 @@ class Minimiser:
     They are apart so that what changes gradients can go between. scaler: keeps gradients of fp16 from becoming 0;
     max_norm: of the gradient of all parameters, which is scaled down to it; 0: any. skips: how many steps in a row
     change nothing, where their gradient is not finite, before one does; asking for it waits for the device.
+    passes: of the backward pass, a step; average: makes the gradients of several processes one, where they are not yet.
     """
+
+    passes = 1
 
     def __init__(
         self,
@@ -116,6 +90,8 @@ class Minimiser:
     ):
         self.optimizer, self.scaler, self.max_norm, self.skips = optimizer, scaler, max_norm, skips
         self.skipped_in_a_row = 0
+        self.is_pending = False  # whether there are gradients of which no step has been made
+        self.average: Callable[[list[torch.Tensor]], None] | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -123,6 +99,7 @@ class Minimiser:
 
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
         """Add the gradient of the sum of `losses` to what `backward` has left in the parameters since the last step."""
+        self.is_pending = True
         loss = total(losses.values())
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
@@ -136,6 +113,8 @@ class Minimiser:
         Returns the norm of the gradient, a scalar of which a scaler sees to itself that it is finite where it is used
         (then 0); or None where it was not finite and the step was skipped.
         """
+        if self.average is not None:
+            self.average(self.gradients())
         if self.scaler is not None and self.max_norm > 0:
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm(self.gradients())
@@ -157,6 +136,7 @@ class Minimiser:
 
     def clear(self) -> None:
         self.optimizer.zero_grad()
+        self.is_pending = False
 
     @property
     def lr(self) -> float:
@@ -174,7 +154,18 @@ class Minimiser:
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler,
             "skipped_in_a_row": self.skipped_in_a_row,
+            "gradients": self.pending() if self.is_pending else [],
         }
+
+    def pending(self) -> list[list[torch.Tensor | None]]:
+        """Gradients of which no step has been made, by parameter."""
+        return [[p.grad for p in self.parameters]]
+
+    def set_pending(self, gradients: list[list[torch.Tensor | None]]) -> None:
+        """Go on from `pending`."""
+        self.is_pending = True
+        for p, gradient in zip(self.parameters, gradients[0], strict=True):
+            p.grad = None if gradient is None else torch.empty_like(p).copy_(gradient)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
@@ -187,12 +178,15 @@ class Minimiser:
                     values[name] = torch.empty_like(p).copy_(value)
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
+        if state.get("gradients"):
+            self.set_pending(state["gradients"])
 
 
 class TwoGradientMinimiser(Minimiser):
     """Minimises for DOT, which takes the gradient of the loss called `loss_ce` apart from that of all others."""
 
     optimizer: DOT
+    passes = 2
 
     def __init__(self, optimizer: DOT, skips: int = 0):
         super().__init__(optimizer, skips=skips)
@@ -200,6 +194,7 @@ class TwoGradientMinimiser(Minimiser):
         functorch_config.donated_buffer = False
 
     def backward(self, losses: dict[str, torch.Tensor]) -> None:
+        self.is_pending = True
         if TASK_LOSS not in losses:
             raise UserError(f"SOLVER.TRAINER dot needs a loss called {TASK_LOSS!r}, not only {', '.join(losses)}")
         active = {name: loss for name, loss in losses.items() if loss.requires_grad}  # a number is a loss, too
@@ -220,13 +215,34 @@ class TwoGradientMinimiser(Minimiser):
         super().clear()
         self.optimizer.task_gradients = {}
 
+    def pending(self) -> list[list[torch.Tensor | None]]:
+        return [*super().pending(), [self.optimizer.task_gradients.get(p) for p in self.parameters]]
+
+    def set_pending(self, gradients: list[list[torch.Tensor | None]]) -> None:
+        super().set_pending(gradients)
+        found = zip(self.parameters, gradients[1], strict=True)
+        self.optimizer.task_gradients = {p: torch.empty_like(p).copy_(g) for p, g in found if g is not None}
+
 
 def build_minimiser(
     solver: Any, parameters: Iterable[nn.Parameter], scaler: torch.amp.GradScaler | None = None
 ) -> Minimiser:
     """The optimiser that SOLVER.TRAINER names, by the rest of `solver`."""
     groups = parameter_groups(parameters, solver.NO_DECAY_NORMS)
+    if solver.TYPE == "AdamW":
+        adam = torch.optim.AdamW(groups, solver.LR, BETAS, weight_decay=solver.WEIGHT_DECAY, fused=True)
+        return Minimiser(adam, scaler, solver.CLIP_GRAD, solver.SKIP_NONFINITE)
     common = groups, solver.LR, solver.MOMENTUM, solver.WEIGHT_DECAY
     if solver.TRAINER in TWO_GRADIENTS:
         return TwoGradientMinimiser(DOT(*common, solver.DOT.DELTA), solver.SKIP_NONFINITE)
     return Minimiser(SGD(*common, solver.NESTEROV), scaler, solver.CLIP_GRAD, solver.SKIP_NONFINITE)
+
+
+class WeightAverage(AveragedModel):
+    """The exponential moving average of a network's weights and statistics: a ← decay · a + (1 − decay) · w a step."""
+
+    module: nn.Module
+
+    def __init__(self, network: nn.Module, decay: float):
+        super().__init__(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.module.requires_grad_(False)

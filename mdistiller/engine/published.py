@@ -11,9 +11,9 @@ from torch import nn
 from mdistiller.dataset import Data
 from mdistiller.errors import UserError
 
-from .optim import TRAINERS
 from .runlog import RunLog
 from .runs import LAST, create_run
+from .solver import TRAINERS
 from .trainer import Trainer
 from .values import dump
 from .weights import read_checkpoint

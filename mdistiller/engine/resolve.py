@@ -15,9 +15,11 @@ from mdistiller.dataset import fill_defaults
 from mdistiller.distillers import PLAIN_TRAINING
 from mdistiller.errors import UserError
 
+from . import bounds
 from . import cfg as config
 from .effects import check_effects
 from .index import Benchmark
+from .networks import arguments_of
 from .precision import fastest_settings
 from .runs import CONFIGS
 from .values import Layers, read_layers
@@ -92,11 +94,14 @@ def resolved(
     config.merge_pairs(cfg, choices.pairs, method.takes_new_sections, method.mentions)
     cfg.DISTILLER.update(chosen)
     cfg.DISTILLER.TEACHER = models.canonical_name(benchmark.models, cfg.DISTILLER.TEACHER)
-    config.check(cfg, method)  # before what follows takes any path or number for good
+    bounds.check(cfg, method)  # before what follows takes any path or number for good
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
-    if cfg.DISTILLER.TEACHER_WEIGHTS:
-        cfg.DISTILLER.TEACHER_WEIGHTS = os.path.realpath(cfg.DISTILLER.TEACHER_WEIGHTS)
+    for key in ("TEACHER_WEIGHTS", "STUDENT_WEIGHTS"):
+        if cfg.DISTILLER[key]:
+            cfg.DISTILLER[key] = os.path.realpath(cfg.DISTILLER[key])
+    for role in ("STUDENT", "TEACHER"):
+        arguments_of(cfg.DISTILLER[f"{role}_ARGS"], f"DISTILLER.{role}_ARGS")
     check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)
     cfg.freeze()
     return cfg

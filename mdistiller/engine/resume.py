@@ -1,7 +1,6 @@
 """Going on with a run that was stopped: which one, and whether it is still the same."""
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +12,11 @@ from mdistiller.errors import UserError
 
 from .cfg import changed
 from .checkpoint import read_state
+from .distributed import ONE, Processes
 from .metrics import Result
+from .places import NEWEST, Place, find_run
 from .resolve import Choices
-from .runs import RunFiles, published_weights, shown
+from .runs import RunFiles
 from .values import leaves
 
 # What may change while a run goes on, beside all of LOG; SOLVER.LR_DECAY_STAGES may after the present epoch.
@@ -25,14 +26,18 @@ FREE = {
     "DATASET.ROOT",
     "DATASET.NUM_WORKERS",
     "DISTILLER.TEACHER_WEIGHTS",
+    "DISTILLER.STUDENT_WEIGHTS",
     "DISTILLER.TYPE_SHA256",
+    "DISTILLER.NETWORKS_SHA256",
     "EXPERIMENT.PROJECT",
     "EXPERIMENT.VERSIONS",
 }
 FOUND = (  # by a run, where not given
     "DISTILLER.TEACHER_WEIGHTS",
     "DISTILLER.TEACHER_SHA256",
+    "DISTILLER.STUDENT_SHA256",
     "DISTILLER.TYPE_SHA256",
+    "DISTILLER.NETWORKS_SHA256",
     "DATASET.FINGERPRINT",
 )
 STAGES = "SOLVER.LR_DECAY_STAGES"
@@ -41,35 +46,7 @@ WORDS = {
     "DISTILLER.TEACHER_SHA256": "the teacher's file has changed",
 }
 SELECTIONS = "selected_student", "selected_teacher", "selected_distiller", "selected_model", "cfg"
-NEWEST = "newest"  # in the place of a run's name
 LAST_LINE = "Learning Time: "
-RUN = re.compile(r"(\d{4}(?:-\d\d){5})(?:-(\d+))?_.+")  # its start, and a number where several started at once
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run lies: its name and the folders, of all runs, of its log and of its weights."""
-
-    name: str
-    log_folder: Path
-    weights_folder: Path
-    label: str
-
-    def files(self, *published: str) -> RunFiles:
-        """The run's paths. published: names in that of its published weights."""
-        stem = f"experiment_{self.label}_{self.name}"
-        return RunFiles(
-            name=self.name,
-            log=self.log_folder / f"{stem}.log",
-            folder=self.log_folder / stem,
-            weights=self.weights_folder / self.name,
-            published=published_weights(self.weights_folder, *published),
-        )
-
-    @property
-    def started(self) -> tuple[str, int]:
-        match = RUN.fullmatch(self.name)
-        return (match[1], int(match[2] or 1)) if match else ("", 0)
 
 
 @dataclass
@@ -81,9 +58,9 @@ class SavedRun:
     content: dict[str, Any] | None = None
     note: str | None = None
 
-    def read(self, files: RunFiles) -> dict[str, Any] | None:
-        """The trainer's state; None where the run was stopped before it saved any."""
-        self.content, self.note = read_state(files)
+    def read(self, files: RunFiles, processes: Processes = ONE) -> dict[str, Any] | None:
+        """The trainer's state, read by the first of `processes`; None where the run was stopped before it saved any."""
+        self.content, self.note = processes.first(lambda: read_state(files))
         return self.content and self.content["training"]
 
     def check(self, cfg: CN) -> None:
@@ -118,43 +95,15 @@ class SavedRun:
         lines = [f"===== Logging Session Resumed in {where} ====="]
         if self.note:
             lines.append(self.note)
-        before, now = self.content["meta"].get("versions", {}) if self.content else {}, trainer.meta["versions"]
+        meta = self.content["meta"] if self.content else {}
+        before, now = meta.get("versions", {}), trainer.meta["versions"]
+        if (processes := meta.get("processes", 1)) != trainer.processes.size:
+            lines.append(f"Number of processes: {trainer.processes.size}, was {processes}")
         if trainer.cfg.DISTILLER.TYPE_SHA256 != self.config.DISTILLER.TYPE_SHA256:
             lines.append("Warning: the distiller's file has changed since the run was started")
         if changes := [f"{name} {now[name]}, was {before[name]}" for name in now if now[name] != before.get(name)]:
             lines.append(f"Warning: the code has changed since the run was stopped: {', '.join(changes)}")
         return lines
-
-
-def runs_of(folders: Iterable[tuple[Path, Path]], label: str) -> list[Place]:
-    """The runs in pairs of a folder of logs and one of weights, the newest first."""
-    found = []
-    for log_folder, weights_folder in folders:
-        for folder in weights_folder.glob("*/"):
-            place = Place(folder.name, log_folder, weights_folder, label)
-            if RUN.fullmatch(folder.name) and place.files().config.exists():
-                found.append(place)
-    return sorted(found, key=lambda place: place.started, reverse=True)
-
-
-def find_run(wanted: str, runs: list[Place], utils: Path) -> Place:
-    """The one of `runs` that `wanted`, a name, a folder or a file of it, means; for NEWEST the newest.
-
-    Raises UserError where there is none.
-    """
-    if not runs:
-        raise UserError(f"no run to resume below {shown(utils)}; leave out --resume to start one")
-    if wanted == NEWEST:
-        return runs[0]
-    path = Path(wanted).resolve()
-    for place in runs:
-        files = place.files()
-        theirs = {files.weights, files.last, files.previous, files.best, files.log, files.folder, files.config}
-        if wanted == place.name or path in {each.resolve() for each in theirs}:
-            return place
-    raise UserError(
-        f"no run {wanted!r} below {shown(utils)}; expected a run's name, folder or last.pth, as {runs[0].name}"
-    )
 
 
 def has_ended(state: dict[str, Any], cfg: CN, files: RunFiles) -> bool:
@@ -211,6 +160,8 @@ def differences(then: CN, now: CN, finished: int) -> list[str]:
     if all(passed(values[STAGES], finished) == passed(before[STAGES], finished) for values in (before, after)):
         before[STAGES] = after[STAGES]
     told = []
+    if now.SOLVER.SCHEDULER == "cosine" and finished and now.SOLVER.EPOCHS != then.SOLVER.EPOCHS:
+        told.append(f"SOLVER.EPOCHS {now.SOLVER.EPOCHS}, was {then.SOLVER.EPOCHS}, over which the learning rate falls")
     for key in dict.fromkeys((*before, *after)):
         old, new = before.get(key, ""), after.get(key, "")
         if key not in FREE and not key.startswith("LOG.") and old != new:

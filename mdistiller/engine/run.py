@@ -1,34 +1,34 @@
 """From a config to a trained student: builds the parts, runs the trainer."""
 
 import contextlib
-import importlib.metadata
-import platform
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from yacs.config import CfgNode as CN
 
-import mdistiller
 from mdistiller.dataset import BatchSource, Data, build_data
 from mdistiller.distillers import Distiller, build_distiller, find_method
 from mdistiller.errors import UserError
-from mdistiller.models import build_model
 from mdistiller.models.folding import fold_batch_norms
 
 from .cfg import changed, used_sections
-from .describe import describe_code, describe_run, git_commit, hints
+from .describe import describe_code, describe_run, hint_of_devices, hints
+from .distributed import ONE, Processes
 from .failures import explained
+from .freezing import freeze
 from .identity import with_variant
 from .index import Benchmark
+from .launch import Launch
 from .metrics import Result, evaluate
+from .networks import build_network, checksums, label_of
 from .owner import owned
 from .precision import compile_networks, keep_freed_memory
+from .provenance import describe_data, describe_versions
 from .resume import SavedRun, has_ended, tell_ended
-from .runlog import RunLog, import_wandb, start_wandb
+from .runlog import QuietLog, RunLog, import_wandb, start_wandb
 from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
 from .seeds import seed_everything
 from .teachers import fetch_pretrained, find_teacher_weights, sha256_of, warnings_of
@@ -37,31 +37,20 @@ from .values import dump, leaves
 from .weights import load_weights
 
 
-def select_device(name: str | None) -> torch.device:
-    """The device called `name`; for None CUDA where there is one, else the CPU.
-
-    Raises UserError where there is no such device.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda on a GPU") from error
-    return device
-
-
 def memory_format_of(cfg: CN) -> torch.memory_format:
     """Layout of images and weights: what the config allows and the method takes."""
     return find_method(cfg.DISTILLER.TYPE).memory_format if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format
 
 
-def assemble(cfg: CN, student: nn.Module, teacher: nn.Module | None, train: BatchSource) -> Distiller:
+def assemble(
+    cfg: CN, student: nn.Module, teacher: nn.Module | None, train: BatchSource, processes: Processes = ONE
+) -> Distiller:
     """The distiller that `cfg` names, on the device of `train` and ready to be trained on it."""
     distiller = build_distiller(cfg.DISTILLER.TYPE, student, teacher, cfg, len(train.image_set))
     if teacher is not None and distiller.teacher_is_constant:
         distiller.teacher = fold_batch_norms(teacher)
+    if cfg.SOLVER.SYNC_BN and processes.size > 1:
+        distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
     distiller = distiller.to(train.device).to(memory_format=memory_format_of(cfg))
     distiller.set_targets(train.image_set.targets)
     if train.device.type == "cpu":
@@ -92,41 +81,48 @@ def run_experiment(
     subfolder: str = "",
     source: str | None = None,
     saved: SavedRun | None = None,
+    processes: Processes = ONE,
 ) -> tuple[Result, RunFiles]:
     """Train DISTILLER.STUDENT as the resolved `cfg` says; returns the best student's result and the run's files.
 
     baseline: write to the folders of `train.py`, for networks without a teacher; subfolder: of the weights' folder;
     source: the --cfg file that the settings are from;
-    saved: a run to go on with, of which `cfg` may change what `check_same` lets.
+    saved: a run to go on with, of which `cfg` may change what `check_same` lets; processes: that train together.
     Everything a user can get wrong raises UserError before the run's folders are made.
     """
+    processes.check(cfg.SOLVER)
     method = find_method(cfg.DISTILLER.TYPE)
     log_folder, weights_folder = BASELINE_FOLDERS if baseline else folders_of(method)
     label = with_variant(method.__name__, cfg, method)
-    student_name, teacher_name = cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER if method.needs_teacher else None
+    student_name, teacher_name = label_of(cfg, "STUDENT"), label_of(cfg, "TEACHER") if method.needs_teacher else None
     published = [with_variant(student_name, cfg, method)] if baseline else [student_name, label]
     with contextlib.ExitStack() as stack:
         state, files = None, saved.place.files(*published) if saved else None
         if saved and files:
-            stack.enter_context(owned(files.weights))
-            state = saved.read(files)
+            if processes.is_first:
+                stack.enter_context(owned(files.weights))
+            state = saved.read(files, processes)
             saved.check(cfg)
-            if state is not None and has_ended(state, cfg, files):
+            if state is not None and processes.first(partial(has_ended, state, cfg, files)):
                 return tell_ended(state, files), files
-        parts = build_parts(cfg, benchmark, device, utils)
+        parts = build_parts(cfg, benchmark, device, utils, processes)
         cfg = parts.cfg
         if saved:
             saved.check(cfg)
-        distiller = assemble(cfg, parts.student, parts.teacher, parts.data.train)
+        distiller = assemble(cfg, parts.student, parts.teacher, parts.data.train, processes)
         if files is None:
             title = published if baseline else [teacher_name or "none", *published]
             folders = utils / log_folder, utils / weights_folder / subfolder
-            files = create_run(*folders, benchmark.label, title, published)
-            stack.enter_context(owned(files.weights))
+            files = processes.first(partial(create_run, *folders, benchmark.label, title, published))
+            if processes.is_first:
+                stack.enter_context(owned(files.weights))
         config_text = dump(used_sections(cfg, method))
         meta = {
             "run": files.name,
-            "network": student_name,
+            "launch": Launch().name,
+            "processes": processes.size,
+            "network": cfg.DISTILLER.STUDENT,
+            "arguments": cfg.DISTILLER.STUDENT_ARGS,
             "models": benchmark.models_for(cfg.DATASET.TYPE),
             "teacher": teacher_name,
             "teacher_top1": parts.teacher_top1,
@@ -138,10 +134,11 @@ def run_experiment(
             **describe_versions(),
         }
         judged_on = "validation" if parts.data.val else "test"
-        log = stack.enter_context(
-            RunLog(files, config_text, start_wandb(cfg, files), state and state["log"], judged_on)
-        )
-        trainer = Trainer(cfg, distiller, parts.data, files, log, meta)
+        log: RunLog | QuietLog = QuietLog()
+        if processes.is_first:
+            wandb = start_wandb(cfg, files)
+            log = stack.enter_context(RunLog(files, config_text, wandb, state and state["log"], judged_on))
+        trainer = Trainer(cfg, distiller, parts.data, files, log, meta, processes)
         if saved and state:
             saved.load_into(trainer)
             for line in saved.describe(trainer):
@@ -151,7 +148,7 @@ def run_experiment(
             running = f"student={student_name}, teacher={teacher_name}, distiller={label}"
             log.line(f"Running main with {running}", wrap=False)
             networks = {"teacher": parts.teacher, "student": parts.student}
-            for line in describe_run(cfg, meta, parts.data, networks, files):
+            for line in describe_run(cfg, meta, parts.data, networks, files, processes.size):
                 log.line(line)
             if method.takes_new_sections:
                 log.line(f"Settings: from {source}" if source else "Settings: defaults, as there is no --cfg")
@@ -159,16 +156,17 @@ def run_experiment(
                 log.line(f"Teacher's weights: {cfg.DISTILLER.TEACHER_WEIGHTS}")
                 checksum = cfg.DISTILLER.TEACHER_SHA256[:16]
                 log.line(f"Teacher's Top-1 Accuracy: {parts.teacher_top1:.2f}, SHA-256 {checksum}")
-            for note in (*parts.notes, *hints(cfg)):
+            for note in (*parts.notes, *hints(cfg), *hint_of_devices(device, processes.size, files)):
                 log.line(note)
         with explained(trainer):
             return trainer.fit(), files
 
 
-def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path) -> Parts:
+def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, processes: Processes = ONE) -> Parts:
     """The images and networks that `cfg` names, the global generators seeded for what draws from them next."""
     models, needs_teacher = benchmark.models_for(cfg.DATASET.TYPE), find_method(cfg.DISTILLER.TYPE).needs_teacher
-    data = build_data(cfg, device, cfg.EXPERIMENT.SEED, memory_format=memory_format_of(cfg))
+    with processes.in_turn():
+        data = build_data(cfg, device, cfg.EXPERIMENT.SEED, share=processes.share, memory_format=memory_format_of(cfg))
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     if cfg.LOG.WANDB:
@@ -178,6 +176,7 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
     found = {
         "DATASET.FINGERPRINT": ("images", "-".join(data.fingerprints[split] for split in splits)),
         "DISTILLER.TYPE_SHA256": ("distiller's file", find_method(cfg.DISTILLER.TYPE).checksum()),
+        "DISTILLER.NETWORKS_SHA256": ("networks' file", checksums(cfg)),
         "EXPERIMENT.VERSIONS": ("code", describe_code(describe_versions()["versions"])),
     }
     for key, (what, now) in found.items():
@@ -186,57 +185,27 @@ def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path
             notes.append(f"Warning: the {what} {has} changed since the run of this config; its numbers may differ")
         cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
-    student, teacher = build_model(models, cfg.DISTILLER.STUDENT, data.num_classes), None
+    student, teacher = build_network(cfg, "STUDENT", models, data.num_classes), None
+    if path := cfg.DISTILLER.STUDENT_WEIGHTS:
+        if load_weights(student, path, cfg.DISTILLER.STUDENT, keeps_classifier=True).get("kept"):
+            notes.append("The student's classifier is new: its weights are of other classes")
+        sha256 = sha256_of(path)
+        if cfg.DISTILLER.STUDENT_SHA256 not in ("", sha256):
+            notes.append("Warning: the student's weights have changed since the run of this config")
+        cfg = changed(cfg, "DISTILLER.STUDENT_SHA256", sha256)
+    freeze(student, cfg.DISTILLER.FREEZE, cfg.DISTILLER.STUDENT)
     if needs_teacher:
         name, dataset = cfg.DISTILLER.TEACHER, describe_data(cfg, data)["dataset"]
-        teacher = build_model(models, name, data.num_classes)
+        teacher = build_network(cfg, "TEACHER", models, data.num_classes)
         if not cfg.DISTILLER.TEACHER_WEIGHTS:
-            weights, passed_over = find_teacher_weights(benchmark, cfg, utils, dataset)
+            weights, passed_over = processes.first(partial(find_teacher_weights, benchmark, cfg, utils, dataset))
             notes += passed_over
             cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(weights))
-        fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, name)
+        with processes.in_turn():
+            fetch_pretrained(cfg.DISTILLER.TEACHER_WEIGHTS, name)
         meta = load_weights(teacher, cfg.DISTILLER.TEACHER_WEIGHTS, name, data.classes)
-        teacher_top1 = evaluate(teacher.to(device), data.val or data.test).top1
+        teacher_top1 = evaluate(teacher.to(device), data.val or data.test, processes=processes).top1
         sha256 = sha256_of(cfg.DISTILLER.TEACHER_WEIGHTS)
         notes += warnings_of(cfg, meta, dataset | {"num_classes": data.num_classes}, teacher_top1, sha256)
         cfg = changed(cfg, "DISTILLER.TEACHER_SHA256", sha256)
     return Parts(cfg, data, student, teacher, teacher_top1, notes)
-
-
-def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
-    """What a weight file tells of the data that its network was trained on."""
-    return {
-        "num_classes": data.num_classes,
-        "dataset": {
-            "type": cfg.DATASET.TYPE,
-            "classes": list(data.classes),
-            "image_size": data.image_size,
-            "train_images": len(data.train.image_set),
-            "test_images": len(data.test.image_set),
-            "fingerprints": data.fingerprints,
-            "validation": data.val_from,
-            "seed": cfg.DATASET.SYNTHETIC.SEED if cfg.DATASET.TYPE == "synthetic" else None,
-        },
-        "normalisation": {"mean": list(data.mean), "std": list(data.std)},
-    }
-
-
-def installed_version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # as of a build from source that is only on the path
-        return "unknown"
-
-
-def describe_versions() -> dict[str, Any]:
-    """What a weight file tells of the code that made it."""
-    return {
-        "versions": {
-            "mdistiller": mdistiller.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": installed_version("torchvision"),
-            "numpy": np.__version__,
-            "commit": git_commit(),
-        }
-    }

@@ -32,6 +32,19 @@ KEPT = "; finished epochs are kept"
 STOPPED = "Stopped: "  # how the lines begin that say why a run ended early
 
 
+class QuietLog:
+    """What a process reports that is not the first of several: nothing."""
+
+    def line(self, message: str, wrap: bool = True) -> None: ...
+
+    def epoch(self, row: dict[str, Any]) -> None: ...
+
+    def scalars(self, values: dict[str, float], epoch: int) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
 def import_wandb() -> Any:
     """The package wandb. Raises UserError where it is missing."""
     try:

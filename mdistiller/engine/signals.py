@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -56,7 +57,7 @@ class Stopper:
 def ignore_workers() -> None:
     """Have the ends of worker processes, of which torch makes errors, be none any more."""
     if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # of SIG_DFL, Python complains where one has just come
 
 
 def end_by(number: int) -> None:
@@ -79,6 +80,23 @@ def stoppable() -> Iterator[None]:
         for number, handler in before.items():
             if signal.getsignal(number) is stopper:
                 signal.signal(number, handler)
+
+
+def end_later() -> None:
+    """Have SIGNALS end this process PATIENCE after they come, by a thread of its own, whatever it waits for.
+
+    The first of several processes needs the others until it has stopped; they end without it.
+    """
+    signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals))
+
+    def wait() -> None:
+        number = signal.sigwait(signals)
+        time.sleep(PATIENCE)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

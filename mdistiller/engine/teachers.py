@@ -12,12 +12,14 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.dataset import IMAGENET_WNIDS, fill_defaults
 from mdistiller.errors import UserError
+from mdistiller.models.others import is_other
 from mdistiller.models.published import TORCHVISION_NAMES
 
 from .cfg import CFG
 from .describe import plain
 from .identity import is_same_data
 from .index import Benchmark
+from .networks import label_of
 from .runs import BASELINE_FOLDERS, PROJECT, baseline_weights, published_weights, shown
 from .values import leaves
 from .weights import read_meta, rows_of
@@ -42,8 +44,9 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
     """
     name, models = cfg.DISTILLER.TEACHER, benchmark.models_for(cfg.DATASET.TYPE)
     classes = dataset["classes"]
-    candidates = [candidate_at(path) for path in baseline_weights(utils, name)]
-    fitting = [each for each in candidates if each.is_of(name, models) and each.scores(classes)]
+    candidates = [candidate_at(path) for path in baseline_weights(utils, label_of(cfg, "TEACHER"))]
+    arguments = cfg.DISTILLER.TEACHER_ARGS
+    fitting = [each for each in candidates if each.is_of(name, models, arguments) and each.scores(classes)]
     same = [each for each in fitting if is_same_data(each.dataset, dataset)]
     others = [each for each in fitting if each not in same]
     is_imagenet = benchmark.models == "imagenet" and {*classes} <= {*IMAGENET_WNIDS}
@@ -59,7 +62,7 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
     downloaded = sorted(path for path in PROJECT.glob(mdistillers) if path.is_file()) if mdistillers else []
     if downloaded:
         return next((path for path in downloaded if "best" in path.name), downloaded[0]), []
-    place = published_weights(utils / BASELINE_FOLDERS[1], name)
+    place = published_weights(utils / BASELINE_FOLDERS[1], label_of(cfg, "TEACHER"))
     other = f" ({place} is of other classes)" if place.is_file() else ""
     places = f"{place}{other}, runs beside it" + (f" and {PROJECT / mdistillers}" if mdistillers else "")
     raise UserError(
@@ -79,6 +82,8 @@ def training_command(benchmark: Benchmark, cfg: CN, name: str, utils: Path) -> s
     if "ROOT" in keys:
         keys["ROOT"] = shown(Path(cfg.DATASET.ROOT))
     words = [shown(utils / "train.py"), "--selected_model", name]
+    if cfg.DISTILLER.TEACHER_ARGS:
+        words += ["DISTILLER.STUDENT_ARGS", cfg.DISTILLER.TEACHER_ARGS]
     words += [word for key, value in keys.items() for word in (f"DATASET.{key}", plain(value))]
     return f"python {shlex.join(words)}"
 
@@ -97,9 +102,10 @@ class Candidate(NamedTuple):
     def top1(self) -> float:
         return self.meta.get("top1", 0.0)
 
-    def is_of(self, name: str, models: str) -> bool:
+    def is_of(self, name: str, models: str, arguments: str) -> bool:
         """Whether the weights are those of the network `name` of `models`, as far as they tell."""
-        return self.meta.get("network", name) == name and self.meta.get("models", models) == models
+        is_same = self.meta.get("network", name) == name and self.meta.get("arguments", arguments) == arguments
+        return is_same and (is_other(name) or self.meta.get("models", models) == models)
 
     def scores(self, classes: list[str]) -> bool:
         """Whether the weights score `classes`, as far as they tell."""

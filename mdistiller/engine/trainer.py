@@ -5,19 +5,24 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from torch import nn
+
 from mdistiller.dataset import Data
 from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
 
 from .checkpoint import Checkpointer
 from .describe import describe_best, describe_epoch
+from .distributed import ONE, Processes
+from .freezing import set_train_mode
 from .metrics import Meter, NotFinite, Progress, Result, evaluate
-from .optim import build_minimiser, learning_rate
+from .optim import WeightAverage, build_minimiser
 from .precision import Precision, gradient_scaler, set_backends
-from .runlog import COLUMNS, RunLog
+from .runlog import COLUMNS, QuietLog, RunLog
 from .runs import RunFiles, save_best
 from .seeds import generators_state, set_generators_state
 from .signals import Stopped, held
+from .solver import learning_rate
 from .weights import load_weights
 
 
@@ -28,14 +33,27 @@ class Trainer:
     finished: epochs that are behind; steps: those of the epoch that runs.
     """
 
-    def __init__(self, cfg: Any, distiller: Distiller, data: Data, files: RunFiles, log: RunLog, meta: dict[str, Any]):
+    def __init__(
+        self,
+        cfg: Any,
+        distiller: Distiller,
+        data: Data,
+        files: RunFiles,
+        log: RunLog | QuietLog,
+        meta: dict[str, Any],
+        processes: Processes = ONE,
+    ):
         self.cfg, self.distiller, self.data, self.files, self.log, self.meta = cfg, distiller, data, files, log, meta
-        self.device = data.train.device
+        self.device, self.processes = data.train.device, processes
         self.precision = Precision(cfg.SOLVER, self.device)
         scaler = gradient_scaler(cfg.SOLVER, self.device)
         self.optimizer = build_minimiser(cfg.SOLVER, distiller.get_learnable_parameters(), scaler)
+        is_plain = self.optimizer.passes == 1 and not distiller.takes_new_sections
+        self.model = processes.wrap(distiller, is_plain)
+        self.optimizer.average = None if is_plain else processes.average
+        self.average = WeightAverage(distiller.student, cfg.SOLVER.EMA) if cfg.SOLVER.EMA else None
         self.checkpointer = Checkpointer(cfg.LOG, files)
-        self.meter = Meter(self.device)
+        self.meter = Meter(self.device, processes)
         self.split = "validation" if data.val else "test"
         self.finished = self.best_epoch = 0
         self.kept: str | None = None  # why the best has not the published name
@@ -46,6 +64,11 @@ class Trainer:
     @property
     def epoch(self) -> int:
         return self.finished + 1
+
+    @property
+    def student(self) -> nn.Module:
+        """The network that is evaluated and saved: the student, or the average of its weights."""
+        return self.average.module if self.average else self.distiller.student
 
     @property
     def steps(self) -> int:
@@ -75,10 +98,10 @@ class Trainer:
     def train_epoch(self) -> None:
         """What is left of one pass over the training set."""
         self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
-        self.distiller.train()
+        set_train_mode(self.distiller, self.cfg)
         self.data.train.load_state_dict({"epoch": self.finished, "batch": self.steps})
         title = f"Epoch {self.epoch}/{self.cfg.SOLVER.EPOCHS}"
-        with Progress(self.meter, title, self.data.train.num_images_per_epoch) as progress:
+        with Progress(self.meter, title, self.data.train.num_images_per_epoch, self.processes.is_first) as progress:
             started = time.monotonic()
             for batch in self.data.train:
                 with held():
@@ -89,23 +112,39 @@ class Trainer:
 
     def train_step(self, batch: dict[str, Any]) -> None:
         """Forward, losses, backward, step."""
+        self.processes.begin(self.data.train, self.steps, self.cfg.EXPERIMENT.SEED, self.finished)
         buffers = [buffer.clone() for buffer in self.distiller.buffers()] if self.optimizer.skips else []
         with self.precision:
-            logits, losses = self.distiller(**batch, epoch=self.epoch)
-        self.optimizer.backward(losses)
+            logits, losses = self.model(**batch, epoch=self.epoch)
+        joined, place = self.batches_of_a_step()
+        self.optimizer.backward({name: loss / joined for name, loss in self.processes.weighed(losses).items()})
+        if place < joined:
+            self.meter.update(losses, logits, batch["target"])
+            return
         gradient_norm = self.optimizer.step()
         if gradient_norm is not None:
+            if self.average:
+                self.average.update_parameters(self.distiller.student)
             self.meter.update(losses, logits, batch["target"], gradient_norm)
         else:
             for buffer, before in zip(self.distiller.buffers(), buffers, strict=True):
                 buffer.copy_(before)
             self.meter.skip()
 
+    def batches_of_a_step(self) -> tuple[int, int]:
+        """How many batches the optimiser's step joins that the next batch belongs to, and its place, from 1."""
+        joined = self.cfg.SOLVER.ACCUMULATE
+        first = self.steps // joined * joined
+        return min(joined, len(self.data.train) - first), self.steps - first + 1
+
     def judge_epoch(self) -> None:
         """Evaluate the student, save it, and tell the log; a signal waits until what belongs together is written."""
         train, terms = self.meter.read()
         started = time.monotonic()
-        judged = evaluate(self.distiller.student, self.data.val or self.data.test)
+        self.processes.copy(self.distiller.buffers())  # each has the statistics of its own part of the batches
+        if self.average:
+            self.processes.copy(self.average.buffers())
+        judged = evaluate(self.student, self.data.val or self.data.test, processes=self.processes)
         self.check(judged)
         self.count_seconds(started, "run")
         with held():
@@ -118,10 +157,9 @@ class Trainer:
                 "seconds": self.seconds["epoch"],
             }
             self.finished += 1
-            self.meter, self.seconds["epoch"] = Meter(self.device), 0.0
-            if self.best_epoch == self.finished:
-                student = self.distiller.student.state_dict()
-                self.kept = save_best(self.files, {"model": student, "meta": self.about()})
+            self.meter, self.seconds["epoch"] = Meter(self.device, self.processes), 0.0
+            if self.best_epoch == self.finished and self.processes.is_first:
+                self.kept = save_best(self.files, {"model": self.student.state_dict(), "meta": self.about()})
             self.checkpointer.save(self)  # before the log, which may have no room
             self.tell()
 
@@ -129,7 +167,7 @@ class Trainer:
         """Raise NotFinite where a loss that is not finite comes from weights that no training mends."""
         if math.isfinite(judged.loss):
             return
-        for name, values in self.distiller.student.state_dict().items():
+        for name, values in self.student.state_dict().items():
             if not values.isfinite().all():
                 raise NotFinite(f"the student's {name}")
 
@@ -165,14 +203,17 @@ class Trainer:
         self.log.line(describe_best(self.split, self.best.top1, self.best_epoch, self.files.best))
         result = self.best
         if self.data.val:  # whose images chose the best student; the test images are asked once
-            load_weights(self.distiller.student, self.files.best, self.cfg.DISTILLER.STUDENT)
-            result = evaluate(self.distiller.student, self.data.test)
+            student = self.student
+            self.processes.first(lambda: load_weights(student, self.files.best, self.cfg.DISTILLER.STUDENT) and None)
+            self.processes.copy([*student.parameters(), *student.buffers()])
+            result = evaluate(student, self.data.test, processes=self.processes)
             self.log.line(f"Test {result}")
             scalars = {"test/loss": result.loss, "test/top1": result.top1, "test/top5": result.top5}
             self.log.scalars(scalars, self.best_epoch)
         minutes, seconds = divmod(round(self.seconds["run"]), 60)
         self.log.line(f"Learning Time: {minutes}m {seconds}s")
-        self.files.previous.unlink(missing_ok=True)
+        if self.processes.is_first:
+            self.files.previous.unlink(missing_ok=True)
         return result
 
     def count_seconds(self, started: float, *spans: str) -> float:
@@ -196,6 +237,7 @@ class Trainer:
             "kept": self.kept,
             "distiller": {k: v for k, v in self.distiller.state_dict().items() if not k.startswith(left_out)},
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
             "generators": generators_state(),
             "meter": self.meter.state_dict(),
             "seconds": dict(self.seconds),
@@ -211,6 +253,8 @@ class Trainer:
         kept = self.distiller.state_dict()
         self.distiller.load_state_dict({k: v for k, v in kept.items() if k.startswith("teacher.")} | state["distiller"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.meter.load_state_dict(state["meter"])
         self.seconds = dict(state["seconds"])
         set_generators_state(state["generators"])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from .metrics import evaluate
-from .optim import learning_rate
+from .solver import learning_rate
 from .weights import read_checkpoint as load_checkpoint
 from .weights import save_checkpoint
 

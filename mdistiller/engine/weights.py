@@ -14,7 +14,7 @@ from mdistiller.errors import UserError
 from mdistiller.files import open_regular
 
 from .archive import check_file
-from .layouts import COUNTER, find_state_dict, is_alike, known_meta
+from .layouts import COUNTER, classifier_names, find_state_dict, is_alike, known_meta
 from .writing import atomic_write
 
 KNOWN_TYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -96,7 +96,7 @@ def weights_classes(state_dict: dict[str, Any], meta: dict[str, Any], network: n
     Known are those in `meta`; a file without, that scores 1000 classes, is taken for a published one of ImageNet.
     """
     scores = state_dict.get(classifier_names(network)[-1])
-    is_imagenets = scores is not None and scores.shape == (len(IMAGENET_WNIDS),)
+    is_imagenets = scores is not None and scores.shape[:1] == (len(IMAGENET_WNIDS),)
     return meta.get("dataset", {}).get("classes") or (IMAGENET_WNIDS if is_imagenets else None)
 
 
@@ -108,11 +108,6 @@ def check_scores(state_dict: dict[str, Any], known: list[str], network: nn.Modul
                 f"weights {path} are damaged: they name {len(known)} classes, and {name!r} has the shape "
                 f"{tuple(state_dict[name].shape)}; download or train them again"
             )
-
-
-def classifier_names(network: nn.Module) -> list[str]:
-    """Names of the weight and bias of the last layer of `network`."""
-    return list(network.state_dict())[-2:]
 
 
 def rows_of(classes: list[str], known: list[str] | None) -> list[int] | None:
@@ -139,11 +134,18 @@ def check_classes(theirs: list[str], classes: list[str], path: str | Path) -> No
         )
 
 
-def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[str] | None = None) -> dict[str, Any]:
+def load_weights(
+    network: nn.Module,
+    path: str | Path,
+    name: str,
+    classes: list[str] | None = None,
+    keeps_classifier: bool = False,
+) -> dict[str, Any]:
     """Load the weight file `path` into `network`, called `name` in messages; returns the file's `meta`.
 
     classes: those that `network` is to score. Where the weights score these and more, as published weights of ImageNet
-    do for a part of it, only the classifier's rows for `classes` are loaded.
+    do for a part of it, only the classifier's rows for `classes` are loaded. keeps_classifier: that of `network` stays
+    where the weights' has another number of classes; the `meta` then has the entry "kept".
     Raises UserError for the weights of another network, number of classes, or other classes.
     """
     state_dict, meta = read_weights(path, network)
@@ -151,6 +153,11 @@ def load_weights(network: nn.Module, path: str | Path, name: str, classes: list[
     for key, value in expected.items():
         if key.endswith(COUNTER) and f"{key.removesuffix(COUNTER)}running_mean" in state_dict:
             state_dict.setdefault(key, torch.zeros_like(value))
+    if keeps_classifier:
+        others = [key for key in classifier_names(network) if key in state_dict]
+        if any(state_dict[key].shape != expected[key].shape for key in others):
+            state_dict |= {key: expected[key] for key in others if is_alike(state_dict[key], expected[key])}
+            meta = meta | {"kept": True}
     if classes is not None:
         known = weights_classes(state_dict, meta, network)
         rows = rows_of(classes, known)

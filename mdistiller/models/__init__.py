@@ -12,13 +12,15 @@ A network's `forward(x)`, x (batch, 3, height, width), returns `(logits, feature
 but the stem's, the last batch norm before it, as wide as the entry.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
 from mdistiller.errors import UserError, nearest
 from mdistiller.models import cifar, imagenet
 from mdistiller.models._common import Features
+from mdistiller.models.others import build_other, canonical_other, is_other
 from mdistiller.models.published import cifar_model_dict, imagenet_model_dict, tiny_imagenet_model_dict
 
 __all__ = [
@@ -41,9 +43,25 @@ _NETWORKS: dict[str, dict[str, Callable[..., nn.Module]]] = {
 _ALIASES = {"shufflenetv1": "ShuffleV1", "shufflenetv2": "ShuffleV2", "mobilenetv2": "MobileNetV2"}
 
 
-def build_model(dataset: str, name: str, num_classes: int) -> nn.Module:
-    """A freshly initialised network; `dataset` is "cifar100", "tiny_imagenet" or "imagenet"."""
-    return _networks_of(dataset)[canonical_name(dataset, name)](num_classes=num_classes)
+def build_model(
+    dataset: str,
+    name: str,
+    num_classes: int,
+    arguments: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+) -> nn.Module:
+    """A freshly initialised network; `dataset` is "cifar100", "tiny_imagenet" or "imagenet".
+
+    name: one of ours for that data, or of others: `torchvision:resnet18`, `timm:vit_tiny_patch16_224`, or a class or
+    function in a file, `path/to/net.py:make_net`. arguments: of what makes a network of others; image_size: a side of
+    its images, in pixels. Raises UserError for an unknown name, and for what cannot be built or does not fit.
+    """
+    name, arguments = canonical_name(dataset, name), arguments or {}
+    if is_other(name):
+        return build_other(name, num_classes, arguments, image_size)
+    if arguments:
+        raise UserError(f"{name} takes no arguments, as networks of others do; leave {', '.join(arguments)} out")
+    return _networks_of(dataset)[name](num_classes=num_classes)
 
 
 def model_names(dataset: str) -> list[str]:
@@ -56,12 +74,15 @@ def canonical_name(dataset: str, name: str) -> str:
 
     Raises UserError, naming the nearest network and listing them all, where there is none.
     """
+    if is_other(name):
+        return canonical_other(name)
     networks = _networks_of(dataset)
     spellings = {network.lower(): network for network in networks}
     spellings |= {alias: network for alias, network in _ALIASES.items() if network in networks}
     if name.lower() not in spellings:
         raise UserError(
-            f"unknown network {name!r}{nearest(name, networks)}; valid for {dataset}: {', '.join(networks)}"
+            f"unknown network {name!r}{nearest(name, networks)}; valid for {dataset}: {', '.join(networks)}, "
+            "torchvision:NAME, timm:NAME and path/to/net.py:NAME"
         )
     return spellings[name.lower()]
 

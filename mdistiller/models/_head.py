@@ -1,15 +1,15 @@
-"""The classifier of any network, found in the trace of one forward pass, and what leads to it from the last map."""
+"""The classifier of any network, found in the trace of one forward pass, and the logits in what it returns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.models._maps import Layout, layouts_of
-from mdistiller.models._probe import BATCH, Call, Trace
+from mdistiller.models._probe import Call, Trace
 
-CLOSE = 1e-3  # of the largest logit
+CLOSE = 1e-4  # beside the largest that is expected
 
 
 def main_logits(output: Any, averages: bool = False) -> Any:
@@ -49,67 +49,35 @@ def find_classifiers(trace: Trace, logits: int) -> list[Call]:
 
 
 def is_classifier(module: nn.Module, classes: int) -> bool:
-    """Whether it is a layer from vectors to as many numbers: a matrix, or a convolution of 1x1."""
-    weight = getattr(module, "weight", None)
-    if next(module.children(), None) is not None or not isinstance(weight, torch.Tensor) or weight.ndim not in (2, 4):
+    """Whether it is a layer from vectors to as many numbers: linear, or a convolution of 1x1."""
+    if isinstance(module, nn.Linear):
+        return module.out_features == classes
+    if not isinstance(module, nn.Conv2d):
         return False
-    return weight.shape[0] == classes and weight.shape[2:].numel() == 1
+    return module.out_channels == classes and module.groups == 1 and module.weight.shape[2:].numel() == 1
 
 
-def agree(logits: Sequence[torch.Tensor], expected: torch.Tensor) -> bool:
-    """Whether the mean of logits is as expected."""
-    mean = sum(logits[1:], logits[0]) / len(logits)
+def agree(found: Sequence[torch.Tensor], expected: torch.Tensor) -> bool:
+    """Whether the mean of what was found is as expected."""
+    mean = sum(found[1:], found[0]) / len(found)
     return mean.shape == expected.shape and bool((mean - expected).abs().max() <= CLOSE * expected.abs().max())
 
 
-class RegionClassifier:
-    """What a network does with the average of its last map, applied to averages of regions of it.
+class ConvolutionAsLinear(nn.Module):
+    """A convolution of 1x1 as the linear layer that it is, of the same parameters."""
 
-    steps: the modules, and how many dimensions what they read has; the channels are its last or its second.
-    """
+    def __init__(self, convolution: nn.Conv2d):
+        super().__init__()
+        self.convolution = convolution
+        self.in_features, self.out_features = convolution.in_channels, convolution.out_channels
 
-    def __init__(self, steps: Sequence[tuple[nn.Module, int, bool]]):
-        self.steps = list(steps)
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.convolution.weight.flatten(1)
 
-    def __call__(self, averages: torch.Tensor) -> torch.Tensor:
-        """(batch, regions, channels) -> (batch, regions, classes)."""
-        x = averages.flatten(0, 1)
-        for module, dimensions, is_channels_last in self.steps:
-            x = x.flatten(1)
-            ones = (1,) * (dimensions - 2)
-            x = module(x.unflatten(1, (*ones, -1) if is_channels_last else (-1, *ones)))
-        return x.flatten(1).unflatten(0, averages.shape[:2])
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self.convolution.bias
 
-
-@torch.no_grad()
-def find_region_classifier(trace: Trace, logits: int, last_map: int, average: torch.Tensor) -> RegionClassifier | None:
-    """The modules from the last map to the logits; None where they are not the classifier of its `average`.
-
-    average: (batch, channels). Batch norms among them would learn the statistics of regions: None, too.
-    """
-    trunk = trace.trunk(logits)
-    layouts, head = layouts_of(trace, trunk), {value for value in trunk if value >= last_map}
-    calls = [
-        call
-        for call in trace.calls
-        if call.start > last_map and call.made_output and call.input in head and call.output in head
-    ]
-    outermost = [  # a module's calls end before its own
-        call
-        for place, call in enumerate(calls, 1)
-        if not any(other.start <= call.start and call.end <= other.end for other in calls[place:])
-    ]
-    steps = []
-    for call in outermost:
-        shape = trace.tensors[call.input or 0].shape
-        layout = layouts.get(call.input or 0, Layout(1))
-        steps.append((call.module, len(shape), layout.is_channels_last or layout.extra_tokens is not None))
-    if any(isinstance(part, nn.modules.batchnorm._NormBase) for module, *_ in steps for part in module.modules()):
-        return None
-    classifier = RegionClassifier(steps)
-    try:
-        found = classifier(average[:, None])[:, 0]
-    except (RuntimeError, ValueError, IndexError, TypeError):
-        return None
-    expected = trace.tensors[logits]
-    return classifier if len(expected) == BATCH and expected.any() and agree([found], expected) else None
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)

@@ -140,17 +140,16 @@ def read_map(trace: Trace, value: int, layout: Layout) -> Map | None:
 
 def head_of(trace: Trace, trunk: list[int]) -> int:
     """Place in the trunk where the head begins: with the last reduction of a map to a vector, else the first vector."""
-    place = len(trunk)
-    while place > 1:
-        value = trunk[place - 1]
+    for place in range(len(trunk) - 1, 0, -1):
+        value = trunk[place]
         shape, maker = trace.tensors[value].shape, trace.maker[value]
-        is_wide_convolution = maker.name == "convolution" and maker.args[1].shape[2:].numel() > 1
-        if sum(size > 1 for size in shape[1:]) > 1 or is_wide_convolution:
-            break
-        place -= 1
+        if sum(size > 1 for size in shape[1:]) > 1:
+            return place + 1
         if base_name(maker) in REDUCTIONS:
             return place
-    return next((i for i in range(place, len(trunk)) if trace.tensors[trunk[i]].ndim == 2), len(trunk))
+        if maker.name == "convolution" and maker.args[1].shape[2:].numel() > 1:  # on maps of one pixel
+            return next((i for i in range(place, len(trunk)) if trace.tensors[trunk[i]].ndim == 2), len(trunk))
+    return len(trunk)
 
 
 def hidden_spans(trace: Trace, layouts: dict[int, Layout]) -> Iterator[tuple[range, int]]:

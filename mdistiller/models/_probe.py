@@ -134,7 +134,7 @@ class Trace(TorchDispatchMode):
 
 @contextlib.contextmanager
 def left_as_it_was(network: nn.Module, mode: bool = False) -> Iterator[None]:
-    """Within it `network` is in eval mode, or train `mode`; afterwards modes, buffers and random numbers are as before."""
+    """Within it `network` is in eval or train mode; afterwards modes, buffers and random numbers are as before."""
     training = {module: module.training for module in network.modules()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     device = device_of(network)

@@ -7,29 +7,29 @@ from torch import nn
 
 from mdistiller.errors import UserError
 from mdistiller.models._common import Features
-from mdistiller.models._head import RegionClassifier, main_logits, pooled_of
+from mdistiller.models._head import main_logits, pooled_of
 from mdistiller.models._maps import Reading
 
 
 class Tap:
     """A hook that keeps what calls of one module take or return: slots by the number of the call, and those copied."""
 
-    def __init__(self, record: "Record", of_input: bool):
-        self.record = record
+    def __init__(self, contract: "Contract", of_input: bool):
+        self.contract = contract
         self.of_input = of_input
         self.slots: dict[int, int] = {}
         self.copied: set[int] = set()
         self.calls = 0
 
     def __call__(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        if self.record.is_running:
+        if self.contract.is_running:
             if self.calls in self.slots:
                 tensor = args[0] if self.of_input else output
-                self.record.tensors[self.slots[self.calls]] = tensor.clone() if self.calls in self.copied else tensor
+                self.contract.tensors[self.slots[self.calls]] = tensor.clone() if self.calls in self.copied else tensor
             self.calls += 1
 
 
-class Record:
+class Contract:
     """What the probe has found of a network, and the tensors that it keeps of a forward pass while that runs."""
 
     def __init__(self, name: str, image_size: int):
@@ -39,9 +39,9 @@ class Record:
         self.preacts: list[tuple[int, Reading]] = []
         self.pooled = 0
         self.channels: list[int] = []
-        self.norms: list[nn.BatchNorm2d] = []
-        self.region_classifier: RegionClassifier | None = None
-        self.averages_heads = False
+        self.norms: list[nn.BatchNorm2d | None] = []
+        self.classifiers: list[Any] = []  # linear layers: several heads, of which the logits are the mean, or one
+        self.has_final_map = False
         self.refusal = ""  # why it cannot be trained
         self.taps: list[Tap] = []
         self.is_running = False
@@ -51,7 +51,7 @@ class Record:
         """Hook the module of `reading`. Returns the number of the slot to read, too."""
         module, number = reading.module, reading.number
         hooks = module._forward_pre_hooks if reading.of_input else module._forward_hooks
-        tap = next((hook for hook in hooks.values() if isinstance(hook, Tap) and hook.record is self), None)
+        tap = next((hook for hook in hooks.values() if isinstance(hook, Tap) and hook.contract is self), None)
         if tap is None:
             tap = Tap(self, reading.of_input)
             self.taps.append(tap)
@@ -84,6 +84,6 @@ class Record:
             "preact_feats": [reading.finish(tensors[slot]) for slot, reading in self.preacts],
             "pooled_feat": pooled_of(tensors[self.pooled]),
         }
-        if features["feats"]:
+        if self.has_final_map:
             features["final_map"] = features["feats"][-1]
-        return main_logits(output, self.averages_heads), features
+        return main_logits(output, len(self.classifiers) > 1), features

@@ -1,4 +1,4 @@
-"""Any network as one of ours: `adapt(network, image_size)` gives it the contract of `mdistiller.models`.
+"""Any network for images as one of ours: `adapt` gives it the contract of `mdistiller.models`.
 
 The network itself stays: its state dict keeps its names, its forward runs as its authors wrote it, and returns
 `(logits, features)`. One forward pass in eval mode, when it is adapted, shows where the features are:
@@ -10,11 +10,9 @@ The network itself stays: its state dict keeps its names, its forward runs as it
 - `preact_feats`: the same maps before their activation; those without one, or whose activation a module's own code
   applies to what no module returns, are the same.
 - `pooled_feat`: (batch, channels), what the classifier reads.
-- `final_map`: the last of `feats`; `get_region_classifier()` is what the network does with its average, where it does.
+- `final_map`: the last of `feats`, where `pooled_feat` is its average and the logits are linear in that.
 
-Where the network has no square maps `feats` is empty, and `final_map` missing. `get_stage_channels()` lists the
-channels of `feats`; `get_bn_before_relu()` the batch norms that make `preact_feats` but the first, or none where one is
-lacking.
+`get_stage_channels()` lists the channels of `feats`; `get_bn_before_relu()` the batch norms that make `preact_feats`.
 """
 
 import contextlib
@@ -27,10 +25,10 @@ from torch import nn
 
 from mdistiller.errors import UserError, printable
 from mdistiller.models._common import Features
-from mdistiller.models._head import RegionClassifier, find_classifiers, find_region_classifier, main_logits
+from mdistiller.models._head import ConvolutionAsLinear, agree, find_classifiers, main_logits, pooled_of
 from mdistiller.models._maps import Reading, find_maps, norm_before
 from mdistiller.models._probe import BATCH, Trace, images_for, left_as_it_was, trace
-from mdistiller.models._taps import Record
+from mdistiller.models._taps import Contract
 
 OURS = {"feats", "preact_feats", "pooled_feat"}
 USUAL_SIZES = 32, 64, 96, 128, 224, 256, 299, 384, 448
@@ -39,79 +37,74 @@ USUAL_SIZES = 32, 64, 96, 128, 224, 256, 299, 384, 448
 class Adapted(nn.Module):
     """Goes before the class of an adapted network."""
 
-    record: Record
+    contract: Contract
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
-        if self.training and self.record.refusal:
-            raise UserError(self.record.refusal)
-        self.record.start()
-        return self.record.finish(super().forward(x))
-
-    @property
-    def probed_size(self) -> int:
-        """Side of the images that the network is known to take."""
-        return self.record.image_size
+        """Logits (batch, classes) and features of images (batch, 3, height, width)."""
+        if self.training and self.contract.refusal:
+            raise UserError(self.contract.refusal)
+        self.contract.start()
+        return self.contract.finish(super().forward(x))
 
     def get_stage_channels(self) -> list[int]:
-        return list(self.record.channels)
+        return list(self.contract.channels)
 
-    def get_stage_count(self) -> int:
-        """How many of `feats`, the last ones, are a stage's and not the stem's."""
-        return max(len(self.record.channels) - 1, min(len(self.record.channels), 1))
+    def get_num_stages(self) -> int:
+        """How many of the maps are not the stem's; of a single map, one."""
+        return max(len(self.contract.channels) - 1, 1)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        return list(self.record.norms)
+        """Raises UserError where a stage has none."""
+        norms = [norm for norm in self.contract.norms[-self.get_num_stages() :] if norm is not None]
+        if len(norms) < self.get_num_stages():
+            raise UserError(
+                f"{self.contract.name} has no batch norm before each of its maps, which the method reads; choose "
+                "another network, or a method of logits or of maps after their activation"
+            )
+        return norms
 
-    def get_region_classifier(self) -> RegionClassifier | None:
-        return self.record.region_classifier
 
+def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> nn.Module:
+    """`network` itself, which meets the contract of `mdistiller.models` from now on; one that does already stays so.
 
-def adapt(network: nn.Module, image_size: int, num_classes: int | None = None, name: str = "") -> nn.Module:
-    """`network` with the contract of our networks, for square images of side `image_size`; one that has it, as it is.
-
-    It is changed in place and returned: its class, and hooks. num_classes: how many it must have; name: what messages
-    call it. Raises UserError where it does not run on such images, does not return logits (batch, classes), has another
-    number of classes, or no classifier.
+    name: in messages; num_classes: that its logits must have; image_size: a side of its images, in pixels. Raises
+    UserError where it does not run on such images, gives no such logits, or has no classifier or no maps.
     """
-    name = name or type(network).__name__
     written = _trace(network, image_size, name)
     logits = _check_logits(written, num_classes, name)
     if _is_ours(network, written.output):
-        network.probed_size = network.__dict__.get("probed_size", image_size)  # type: ignore[assignment]
         return network
     value = written.value(logits)
-    calls = [] if value is None else find_classifiers(written, value)
-    if value is None or not calls:
-        raise UserError(f"{name} has no classifier: its logits come from no nn.Linear, and no nn.Conv2d of 1x1 pixels")
-    record = Record(name, image_size)
-    _find_features(record, network, written, value, calls[0].input or 0)
-    pooled = Reading(calls[0].module, calls[0].number, of_input=True)
-    record.pooled, _ = record.keep(pooled)
-    record.averages_heads = len(calls) > 1
-    adapted = _with_record(network, record)
-    record.refusal = _why_not_trained(adapted, image_size, name)
+    heads = [] if value is None else find_classifiers(written, value)
+    if value is None or not heads:
+        raise UserError(f"network {name} has no linear layer that gives {num_classes} logits, as methods expect")
+    contract = Contract(name, image_size)
+    pooled = heads[0].input or 0
+    maps = find_maps(written, value, pooled)
+    if not maps:
+        raise UserError(f"network {name} has no maps of features (batch, channels, height, width) or tokens")
+    tensors = [replace(each.feat, activation=None).finish(written.tensors[each.value]) for each in maps]
+    contract.channels = [tensor.shape[1] for tensor in tensors]
+    contract.norms = [
+        norm_before(written, each.preact_value, channels)
+        for each, channels in zip(maps, contract.channels, strict=True)
+    ]
+    contract.classifiers = [
+        ConvolutionAsLinear(head.module) if isinstance(head.module, nn.Conv2d) else head.module for head in heads
+    ]
+    vector = pooled_of(written.tensors[pooled])
+    with torch.no_grad():
+        is_linear = len(heads) == 1 and agree([contract.classifiers[0](vector)], logits)
+    contract.has_final_map = is_linear and agree([tensors[-1].mean(dim=(2, 3))], vector)
+    contract.feats = [contract.keep(each.feat) for each in maps]
+    contract.preacts = [contract.keep(each.preact) for each in maps]
+    contract.pooled, _ = contract.keep(Reading(heads[0].module, heads[0].number, of_input=True))
+    adapted = _with_contract(network, contract)
+    contract.refusal = _why_not_trained(adapted, image_size, name)
     return adapted
 
 
-def _find_features(record: Record, network: nn.Module, written: Trace, logits: int, pooled: int) -> None:
-    """Put what `record` says of the maps, and their hooks."""
-    maps = find_maps(written, logits, pooled)
-    tensors = [replace(each.feat, activation=None).finish(written.tensors[each.value]) for each in maps]
-    record.channels = [tensor.shape[1] for tensor in tensors]
-    if maps:
-        with left_as_it_was(network):
-            average = tensors[-1].mean(dim=(2, 3))
-            record.region_classifier = find_region_classifier(written, logits, maps[-1].value, average)
-    norms = [
-        norm_before(written, each.preact_value, tensor.shape[1]) for each, tensor in zip(maps, tensors, strict=True)
-    ]
-    found = [norm for norm in norms[-max(len(maps) - 1, 1) :] if norm is not None]
-    record.norms = found if len(found) == max(len(maps) - 1, min(len(maps), 1)) else []
-    record.feats = [record.keep(each.feat) for each in maps]
-    record.preacts = [record.keep(each.preact) for each in maps]
-
-
-def _with_record(network: nn.Module, record: Record) -> nn.Module:
+def _with_contract(network: nn.Module, contract: Contract) -> nn.Module:
     """Its class becomes one that derives from it, of the same name, so that names of its state stay."""
     theirs = type(network)
     try:
@@ -120,18 +113,18 @@ def _with_record(network: nn.Module, record: Record) -> nn.Module:
         network.__class__ = type(theirs.__name__, (Adapted, theirs), {"__module__": theirs.__module__})
     except TypeError as error:
         raise UserError(
-            f"{record.name} cannot be adapted ({_line(error)}); expected an nn.Module, neither compiled nor scripted"
+            f"network {contract.name} cannot be adapted ({_line(error)}); expected an nn.Module, neither compiled nor "
+            "scripted"
         ) from error
-    network.record = record  # type: ignore[assignment]
+    vars(network)["contract"] = contract
     return network
 
 
 def _is_ours(network: nn.Module, output: Any) -> bool:
-    is_pair = isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Mapping)
-    return (
-        is_pair
-        and output[1].keys() >= OURS
-        and all(hasattr(network, f"get_{w}") for w in ("stage_channels", "bn_before_relu"))
+    if not (isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Mapping)):
+        return False
+    return output[1].keys() >= OURS and all(
+        hasattr(network, name) for name in ("get_stage_channels", "get_bn_before_relu")
     )
 
 
@@ -158,7 +151,7 @@ def _why_not_trained(network: nn.Module, image_size: int, name: str) -> str:
     except UserError as error:
         return str(error)
     except (Exception, SystemExit) as error:
-        return _too_small(network, image_size, f"{name}, when it is trained,", error, _train)
+        return _too_small(network, image_size, f"{name}, in training,", error, _train)
     return ""
 
 
@@ -166,34 +159,22 @@ def _too_small(
     network: nn.Module, image_size: int, name: str, error: BaseException, run: Callable[[nn.Module, int], Any]
 ) -> str:
     """The line about an error of a forward pass, with the next usual size that `run` takes."""
-    for size in USUAL_SIZES:
+    hint = "type another DATASET.IMAGE_SIZE, or give it arguments by DISTILLER.STUDENT_ARGS or TEACHER_ARGS"
+    for size in (size for size in USUAL_SIZES if size > image_size):
         with contextlib.suppress(Exception, SystemExit):
-            if size > image_size:
-                run(network, size)
-                hint = f"it takes {size}x{size}: type DATASET.IMAGE_SIZE {size}"
-                break
-    else:
-        hint = "expected an nn.Module whose forward takes images (batch, 3, height, width)"
-    return f"{name} does not run on images of {image_size}x{image_size} ({_line(error)}); {hint}"
+            run(network, size)
+            hint = f"it takes {size}x{size}: type DATASET.IMAGE_SIZE {size}"
+            break
+    return f"network {name} takes no images of {image_size}x{image_size} pixels ({_line(error)}); {hint}"
 
 
-def _check_logits(written: Trace, num_classes: int | None, name: str) -> torch.Tensor:
+def _check_logits(written: Trace, num_classes: int, name: str) -> torch.Tensor:
     """The logits of a probe. Raises UserError where they are none, or of another number of classes."""
     logits = main_logits(written.output)
-    if (
-        not isinstance(logits, torch.Tensor)
-        or logits.ndim != 2
-        or len(logits) != BATCH
-        or not logits.is_floating_point()
-    ):
-        kind = f"a tensor {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"{name} returns {kind} for {BATCH} images; expected logits ({BATCH}, classes)")
-    if num_classes is not None and logits.shape[1] != num_classes:
-        raise UserError(
-            f"{name} has {logits.shape[1]} classes, the data {num_classes}; expected as many, such as by its argument "
-            "num_classes"
-        )
-    return logits
+    if isinstance(logits, torch.Tensor) and logits.shape == (BATCH, num_classes) and logits.is_floating_point():
+        return logits
+    got = f"logits {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+    raise UserError(f"network {name} returns {got} for {BATCH} images; expected logits ({BATCH}, {num_classes})")
 
 
 def _line(error: BaseException) -> str:

@@ -5,12 +5,16 @@ CVPR 2018, section 3.2.
 """
 
 import copy
-from collections import Counter
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._pytree import tree_leaves
+
+from ._probe import trace
+
+SIDE = 32  # of the images, in pixels, on which a network of ours is looked at
 
 
 class FoldedBatchNorm(nn.BatchNorm2d):
@@ -29,7 +33,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """A copy of `network` for inference: in eval mode, without gradients, batch norms folded into convolutions.
 
     Modules keep their names and state; only what a folded convolution returns, and its weight and bias, differ. A batch
-    norm is folded where it alone reads what a convolution makes and both run once, as torch.fx finds.
+    norm is folded where it alone reads what a convolution makes and both run once, as a forward pass shows.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     for convolution, norm in _foldable_pairs(folded):
@@ -53,25 +57,26 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     norm.__class__ = FoldedBatchNorm
 
 
-class _Tracer(fx.Tracer):
-    """Follows `forward` where it branches on the size of an image; either way, the modules before are the same."""
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        return True
-
-
 def _foldable_pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Pairs (convolution, batch norm) of modules of `network`."""
-    graph = _Tracer().trace(network)
-    called: dict[Any, Any] = {
-        node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
-    }
-    calls = Counter(called.values())
+    """Pairs (convolution, batch norm) of modules of `network`; none where it does not run on the images of a probe."""
+    contract = getattr(network, "contract", None)
+    try:
+        written = trace(network, SIDE if contract is None else contract.image_size)
+    except (RuntimeError, ValueError, AssertionError):
+        return []
+    returned = {id(leaf) for leaf in tree_leaves(written.output)}
+    makers = {call.output: call.module for call in written.calls if type(call.module) is nn.Conv2d and call.made_output}
 
-    def can_fold(source: fx.Node, norm: nn.Module) -> bool:
-        convolution = called.get(source)
-        if type(convolution) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
-            return False
-        return calls[convolution] == calls[norm] == 1 and len(source.users) == 1
+    def is_all_that_reads(norm: nn.BatchNorm2d, convolution: nn.Conv2d, between: torch.Tensor) -> bool:
+        once = written.numbers[norm] == written.numbers[convolution] == 1
+        reads = {written.reads[id(tensor)] for tensor in (between, convolution.weight)}
+        hooks = (*convolution._forward_hooks, *convolution._forward_pre_hooks, *norm._forward_pre_hooks)
+        return once and reads == {1} and id(between) not in returned and not hooks
 
-    return [(called[node.args[0]], norm) for node, norm in called.items() if node.args and can_fold(node.args[0], norm)]
+    return [
+        (convolution, norm)
+        for call in written.calls
+        if type(norm := call.module) is nn.BatchNorm2d and norm.running_mean is not None
+        if call.input is not None and isinstance(convolution := makers.get(call.input), nn.Conv2d)
+        if is_all_that_reads(norm, convolution, written.tensors[call.input])
+    ]

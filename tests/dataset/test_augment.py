@@ -41,6 +41,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def draws(seed=0):
+    return augment.Draws(generator(seed))
+
+
 @pytest.fixture(scope="module")
 def photographs(samples):
     """uint8 (200, 3, 32, 32), of every class."""
@@ -107,7 +111,7 @@ def test_posterize_keeps_a_whole_number_of_bits(photographs):
 
 
 def test_random_operation_gives_each_image_the_operation_and_magnitude_drawn_for_it(photographs):
-    result = augment.random_operation(photographs, generator(3))
+    result = augment.random_operation(photographs, draws(3))
     same = generator(3)
     choices = torch.randint(len(OPERATIONS), (len(photographs),), generator=same).tolist()
     uniform = torch.rand(len(photographs), generator=same)
@@ -128,7 +132,7 @@ def test_random_operation_draws_all_operations_equally_often(monkeypatch):
 
     table = {name: (counted(name), low, high) for name, (_, low, high) in operation_table().items()}
     monkeypatch.setattr(augment, "operation_table", lambda bits: table)
-    augment.random_operation(torch.zeros(14_000, 3, 1, 1, dtype=torch.uint8), generator())
+    augment.random_operation(torch.zeros(14_000, 3, 1, 1, dtype=torch.uint8), draws())
     assert set(counts) == set(table)
     assert all(880 < count < 1120 for count in counts.values())  # 1000 +- 4 standard deviations
 
@@ -137,14 +141,14 @@ def test_random_operation_draws_magnitudes_over_the_whole_range(monkeypatch):
     seen = []
     table = {"only": (lambda images, magnitude: seen.append(magnitude) or images, -30, 30)}
     monkeypatch.setattr(augment, "operation_table", lambda bits: table)
-    augment.random_operation(torch.zeros(10_000, 3, 1, 1, dtype=torch.uint8), generator())
+    augment.random_operation(torch.zeros(10_000, 3, 1, 1, dtype=torch.uint8), draws())
     magnitude = seen[0]
     assert -30 <= magnitude.min() < -29.9 and 29.9 < magnitude.max() <= 30
     assert magnitude.histc(10, -30, 30).sub(1000).abs().max() < 120
 
 
 def test_weak_is_a_crop_of_the_padded_image_or_of_its_mirror(photographs):
-    for image, result in zip(photographs[:40], augment.weak(photographs[:40], generator()), strict=True):
+    for image, result in zip(photographs[:40], augment.weak(photographs[:40], draws()), strict=True):
         padded = [F.pad(view, [4] * 4) for view in (image, image.flip(2))]
         crops = [view[:, y : y + 32, x : x + 32] for view in padded for y in range(9) for x in range(9)]
         assert any(torch.equal(result, crop) for crop in crops)
@@ -152,13 +156,13 @@ def test_weak_is_a_crop_of_the_padded_image_or_of_its_mirror(photographs):
 
 def test_weak_takes_every_place_and_both_directions_equally_often():
     ramp = torch.arange(1, 50, dtype=torch.uint8).view(1, 1, 7, 7).repeat(40_000, 3, 1, 1)
-    centres = augment.weak(ramp, generator())[:, 0, 2:5, 2:5].flatten(1).unique(dim=0, return_counts=True)[1]
+    centres = augment.weak(ramp, draws())[:, 0, 2:5, 2:5].flatten(1).unique(dim=0, return_counts=True)[1]
     assert len(centres) == 2 * 9 * 9
     assert (centres - 40_000 / 162).abs().max() < 80
 
 
 def test_weak_keeps_images_that_are_not_square(photographs):
-    assert augment.weak(photographs[:4, :, :20], generator()).shape == (4, 3, 20, 32)
+    assert augment.weak(photographs[:4, :, :20], draws()).shape == (4, 3, 20, 32)
 
 
 def rotated_and_mirrored_by_torchvision(images, seed):
@@ -180,13 +184,13 @@ def test_rotate_and_mirror_equals_torchvision_on_pil_images(seed, height, width)
     expected = rotated_and_mirrored_by_torchvision(images, seed)
     for layout in (torch.contiguous_format, torch.channels_last):
         images = images.contiguous(memory_format=layout)
-        assert torch.equal(augment.rotate_and_mirror(images, generator(seed)), expected)
+        assert torch.equal(augment.rotate_and_mirror(images, draws(seed)), expected)
 
 
 def test_rotate_and_mirror_equals_torchvision_on_photographs_of_64_pixels(photographs):
     images = F.interpolate(photographs, (64, 64))
     expected = rotated_and_mirrored_by_torchvision(images, 0)
-    assert torch.equal(augment.rotate_and_mirror(images, generator()), expected)
+    assert torch.equal(augment.rotate_and_mirror(images, draws()), expected)
 
 
 def test_rotate_and_mirror_turns_as_torchvisions_random_rotation(monkeypatch):
@@ -194,7 +198,7 @@ def test_rotate_and_mirror_turns_as_torchvisions_random_rotation(monkeypatch):
     angles = []
     monkeypatch.setattr(augment, "rotate", lambda images, degrees: angles.append(degrees) or images.clone())
     left_to_right = torch.arange(2, dtype=torch.uint8).repeat(10_000, 3, 1, 1)
-    results = augment.rotate_and_mirror(left_to_right, generator())
+    results = augment.rotate_and_mirror(left_to_right, draws())
     low, high = RandomRotation(20).degrees
     assert low <= angles[0].min() < low + 0.1 and high - 0.1 < angles[0].max() <= high
     assert angles[0].histc(10, low, high).sub(1000).abs().max() < 120
@@ -218,18 +222,18 @@ def cutout_by_pil(images, seed):
 
 def painted_by_cutout(count, seed=0):
     """Which pixels of `count` black images Cutout paints, bool (count, 32, 32)."""
-    return augment.cutout(torch.zeros(count, 3, 32, 32, dtype=torch.uint8), generator(seed))[:, 0] > 0
+    return augment.cutout(torch.zeros(count, 3, 32, 32, dtype=torch.uint8), draws(seed))[:, 0] > 0
 
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), height=st.integers(1, 40), width=st.integers(1, 40))
 def test_cutout_equals_pil_on_any_size(seed, height, width):
     images = torch.randint(256, (40, 3, height, width), dtype=torch.uint8, generator=generator(seed))
-    assert torch.equal(augment.cutout(images, generator(seed)), cutout_by_pil(images, seed))
+    assert torch.equal(augment.cutout(images, draws(seed)), cutout_by_pil(images, seed))
 
 
 def test_cutout_equals_pil_in_the_published_colour_on_photographs(photographs):
-    results = augment.cutout(photographs, generator(1))
+    results = augment.cutout(photographs, draws(1))
     assert torch.equal(results, cutout_by_pil(photographs, 1))
     painted = results.permute(0, 2, 3, 1)[(results != photographs).any(1)]
     assert painted.unique(dim=0).tolist() == [[125, 123, 114]]
@@ -253,26 +257,26 @@ def test_cutout_keeps_the_whole_side_at_the_left_and_top_edge_and_cuts_it_at_the
 
 
 def test_strong_is_weak_then_two_operations_then_cutout(photographs):
-    images = augment.weak(photographs, same := generator(5))
+    images = augment.weak(photographs, same := draws(5))
     images = augment.random_operation(augment.random_operation(images, same), same)
-    assert torch.equal(augment.strong(photographs, generator(5)), augment.cutout(images, same))
+    assert torch.equal(augment.strong(photographs, draws(5)), augment.cutout(images, same))
 
 
 @pytest.mark.parametrize("function", AUGMENTATIONS)
 def test_the_input_is_left_alone(function, photographs):
     before = photographs.clone()
-    function(photographs, generator())
+    function(photographs, draws())
     assert torch.equal(photographs, before)
 
 
 @pytest.mark.parametrize("function", AUGMENTATIONS)
 def test_an_empty_batch_stays_empty(function):
-    assert function(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), generator()).shape == (0, 3, 32, 32)
+    assert function(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), draws()).shape == (0, 3, 32, 32)
 
 
 def test_the_global_random_state_is_not_touched(photographs):
     before = torch.get_rng_state()
-    augment.strong(photographs, generator())
+    augment.strong(photographs, draws())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -280,5 +284,5 @@ def test_the_global_random_state_is_not_touched(photographs):
 def test_the_gpu_gives_the_same_pictures_as_the_cpu(photographs):
     for seed in range(5):
         for view in (augment.strong, augment.rotate_and_mirror):
-            on_gpu = view(photographs.cuda(), generator(seed))
-            assert torch.equal(on_gpu.cpu(), view(photographs, generator(seed)))
+            on_gpu = view(photographs.cuda(), draws(seed))
+            assert torch.equal(on_gpu.cpu(), view(photographs, draws(seed)))

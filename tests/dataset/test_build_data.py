@@ -6,7 +6,7 @@ from yacs.config import CfgNode
 
 import mdistiller.dataset
 from mdistiller.dataset import DATASETS, available_memory, build_data, fill_defaults
-from mdistiller.dataset.augment import rotate_and_mirror, weak
+from mdistiller.dataset.augment import Draws, rotate_and_mirror, weak
 from mdistiller.dataset.loaders import VIEWS
 from mdistiller.dataset.synthetic import draw_synthetic
 from mdistiller.errors import UserError
@@ -64,7 +64,7 @@ def test_weak_augmentation_is_that_of_the_type(kind, view, fits, samples, monkey
     plain, weakly = (build_data(config(2000, AUGMENT=augment, **sample), "cpu", seed=0) for augment in ("none", "weak"))
     expected, got = next(iter(plain.train)), next(iter(weakly.train))
     assert torch.equal(expected["index"], got["index"])
-    same = torch.Generator().manual_seed(*weakly.train._seeds(0, VIEWS, 1))
+    same = Draws(torch.Generator().manual_seed(*weakly.train._seeds(0, VIEWS, 1)))
     assert torch.equal(view(expected["image"].mul(255).round().byte(), same), got["image"].mul(255).round().byte())
 
 
@@ -126,7 +126,7 @@ def test_a_set_that_does_not_fit_is_read_from_its_files_and_says_so(samples, mon
 
 
 def cifar100_of(image_set, monkeypatch):
-    monkeypatch.setattr(mdistiller.dataset, "read_cifar100", lambda root, split: image_set)
+    monkeypatch.setattr("mdistiller.dataset.sources.read_cifar100", lambda root, split: image_set)
 
 
 @pytest.mark.parametrize("kind", ["synthetic", "cifar100"])

@@ -121,7 +121,7 @@ def test_another_seed_gives_another_order(seed):
 def test_no_two_chunks_are_augmented_alike(monkeypatch):
     monkeypatch.setattr("mdistiller.dataset.loaders.CHUNK", 32)
     drawn = []
-    batches = loader(weak_view=lambda images, generator: drawn.append(generator.initial_seed()) or images)
+    batches = loader(weak_view=lambda images, draws: drawn.append(draws.generator.initial_seed()) or images)
     images_of(batches), images_of(batches)
     assert len({*drawn}) == len(drawn) == 4
 

@@ -121,7 +121,7 @@ def test_testing_reads_and_fingerprints_the_test_images_alone(monkeypatch):
         splits.append(split)
         return draw_synthetic(count, seed, split)
 
-    monkeypatch.setattr("mdistiller.dataset.draw_synthetic", drawn)
+    monkeypatch.setattr("mdistiller.dataset.sources.draw_synthetic", drawn)
     data = build_data(config(VAL_FRACTION=0.4), "cpu", seed=0, splits=("test",))
     assert splits == ["test"] and data.val is None and data.val_from == ""
     assert data.fingerprints.keys() == {"test"}

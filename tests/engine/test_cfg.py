@@ -7,12 +7,11 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.checks import WEIGHT
 from mdistiller.distillers import DISTILLERS, Vanilla
+from mdistiller.engine.bounds import CHECKS, check
 from mdistiller.engine.cfg import (
     CFG,
-    CHECKS,
     SHARED_SECTIONS,
     changed,
-    check,
     leaves,
     merge,
     merge_pairs,

@@ -15,6 +15,7 @@ from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
 from mdistiller.engine.index import CIFAR100
 from mdistiller.engine.runs import PROJECT
+from mdistiller.errors import UserError
 from mdistiller.models import build_model, model_names
 from tests.distillers.test_files import SOURCE
 from tests.engine.conftest import TINY
@@ -66,12 +67,6 @@ def test_every_network_has_an_index_in_both_roles():
 def test_every_published_method_is_there_with_a_preset():
     for name in CIFAR100.published:
         assert name.upper() in DISTILLERS and (PROJECT / "configs" / "cifar100" / f"{name}.yaml").is_file()
-
-
-def test_several_processes_are_refused_rather_than_train_the_same(script, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    script(training_main, *TINY).fails_with("2 processes were started", "type python, not torchrun")
-    assert list(script.utils.iterdir()) == []
 
 
 def test_list_prints_indices_and_names(script):
@@ -507,3 +502,26 @@ def test_teacher_of_tiny_imagenet_is_found_where_mdistiller_keeps_it(tmp_path, m
     cfg.DATASET.TYPE, cfg.DISTILLER.TEACHER = "tiny_imagenet", "ResNet18"
     data = {"type": "tiny_imagenet", "classes": ["a"]}
     assert teachers.find_teacher_weights(CIFAR100, cfg, tmp_path, data) == (folder / "student_best", [])
+
+
+def test_evaluation_takes_one_process(script, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="evaluation takes one process; type python, not torchrun"):
+        evaluation_main(script.utils, [])
+
+
+@pytest.mark.parametrize("other", ["FREEZE_BN", "COMPILE"])
+def test_synchronised_batch_norms_and_what_takes_their_effect_are_refused(script, other):
+    script(training_main, *TINY, "SOLVER.SYNC_BN", "True", f"SOLVER.{other}", "True").fails_with(
+        f"SOLVER.SYNC_BN and SOLVER.{other} cannot be together"
+    )
+
+
+def test_frozen_batch_norms_keep_their_statistics(script):
+    assert script(training_main, *TINY, "--selected_model", "resnet8", "SOLVER.FREEZE_BN", "True").status == 0
+    (path,) = script.utils.glob("model_pth/*/last.pth")
+    student = torch.load(path, weights_only=True)["model"]
+    assert all((values == 0).all() for name, values in student.items() if name.endswith("running_mean"))
+    assert any(not (values == 1).all() for name, values in student.items() if name.endswith("bn1.weight"))

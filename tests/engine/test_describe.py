@@ -14,10 +14,10 @@ from mdistiller.engine import describe, lines
 from mdistiller.engine.board import link_runs, short_name
 from mdistiller.engine.cfg import config_for
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
-from mdistiller.engine.describe import HEAD_LINES, commands, describe_run, git_commit, hints
+from mdistiller.engine.describe import HEAD_LINES, commands, describe_run, hint_of_devices, hints
 from mdistiller.engine.index import BENCHMARKS
+from mdistiller.engine.provenance import describe_versions, git_commit
 from mdistiller.engine.resolve import Choices, distillation_config
-from mdistiller.engine.run import describe_versions
 from mdistiller.engine.runs import CONFIGS, PROJECT, RunFiles, shown
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY, Script
@@ -314,3 +314,11 @@ def test_without_links_the_folder_of_all_logs_is_shown(script, monkeypatch):
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
     assert link_runs(script.utils) == script.utils
+
+
+def test_a_run_on_one_of_several_gpus_gets_the_line_that_uses_all(monkeypatch):
+    files = facts()[-1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    (hint,) = hint_of_devices(torch.device("cuda:0"), 1, files)
+    assert "8 GPUs are visible and this run uses one; torchrun --nproc_per_node=8 " in hint
+    assert hint_of_devices(torch.device("cuda:0"), 8, files) == hint_of_devices(torch.device("cpu"), 1, files) == []

@@ -5,7 +5,8 @@ import functools
 import pytest
 
 from mdistiller.distillers import DISTILLERS
-from mdistiller.engine.cfg import CFG, check, merge
+from mdistiller.engine.bounds import check
+from mdistiller.engine.cfg import CFG, merge
 from mdistiller.engine.index import BENCHMARKS, IMAGENET
 from mdistiller.engine.resolve import find_preset
 from mdistiller.engine.runs import PROJECT

@@ -27,12 +27,12 @@ def stop(monkeypatch):
     def at(call):
         real, calls = trainer_module.evaluate, []
 
-        def evaluate(*arguments):
+        def evaluate(*arguments, **options):
             calls.append(1)
             if len(calls) == call:
                 monkeypatch.setattr(trainer_module, "evaluate", real)
                 raise Stopped(signal.SIGTERM)
-            return real(*arguments)
+            return real(*arguments, **options)
 
         monkeypatch.setattr(trainer_module, "evaluate", evaluate)
 

@@ -41,12 +41,12 @@ HEARD = "signal.signal({0}, signal.SIG_DFL if {0} != signal.SIGINT else signal.d
 STOP_IN_EPOCH_2 = """
 evaluate, calls = trainer.evaluate, []
 
-def stop(*arguments):
+def stop(*arguments, **options):
     calls.append(1)
     if len(calls) == 2:
         import os
         os.kill(os.getpid(), signal.{})
-    return evaluate(*arguments)
+    return evaluate(*arguments, **options)
 
 trainer.evaluate = stop
 """
@@ -108,7 +108,7 @@ def test_a_signal_that_comes_twice_at_once_is_one():
 
 
 def test_a_second_ctrl_c_ends_at_once(script):
-    change = "import os, time\ndef stuck(*_):\n    try:\n        os.kill(os.getpid(), 2)\n        time.sleep(9)\n"
+    change = "import os, time\ndef stuck(*_, **__):\n    try:\n        os.kill(os.getpid(), 2)\n        time.sleep(9)\n"
     change += "    finally:\n        time.sleep(0.3)\n        os.kill(os.getpid(), 2)\n        time.sleep(9)\n"
     assert run(script, f"{HEARD.format('signal.SIGINT')}{change}trainer.evaluate = stuck").returncode in (
         130,
@@ -161,7 +161,7 @@ def test_weights_without_room_keep_those_before(script, monkeypatch, number):
         return refuse(number)() if len(calls) == 7 else fsync(handle)
 
     monkeypatch.setattr(os, "fsync", at_epoch_2)
-    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: Result(1.0, 10.0 * len(calls), 90.0, 32))
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_, **__: Result(1.0, 10.0 * len(calls), 90.0, 32))
     script(training_main, *TRAIN).fails_with("best.pth", os.strerror(number), "what was there before is kept")
     check_files(script, 1)
 

@@ -14,7 +14,7 @@ from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, training_main
 from mdistiller.engine.index import CIFAR100
 from mdistiller.engine.metrics import Meter, NotFinite, Result, evaluate
-from mdistiller.engine.optim import learning_rate
+from mdistiller.engine.solver import learning_rate
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY
 
@@ -106,7 +106,7 @@ def test_metrics_have_a_row_an_epoch_and_a_column_a_loss_term(script):
 
 
 def test_metrics_have_six_significant_digits(script, monkeypatch):
-    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: Result(0.0000123456789, 100 / 3, 200 / 3, 32))
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_, **__: Result(0.0000123456789, 100 / 3, 200 / 3, 32))
     train(script, "SOLVER.LR", "0.012345678")
     for row in rows(script):
         assert (row["test_loss"], row["test_top1"], row["test_top5"]) == ("1.23457e-05", "33.3333", "66.6667")
@@ -116,7 +116,7 @@ def test_metrics_have_six_significant_digits(script, monkeypatch):
 
 def test_metrics_and_tensorboard_have_the_teachers_accuracy(script, monkeypatch):
     trainer = trainer_module.Trainer
-    monkeypatch.setattr(run_module, "Trainer", lambda *args: trainer(*args[:-1], args[-1] | {"teacher_top1": 72.0}))
+    monkeypatch.setattr(run_module, "Trainer", lambda *args: trainer(*args[:5], args[5] | {"teacher_top1": 72.0}))
     train(script)
     assert [row["teacher_top1"] for row in rows(script)] == ["72.0", "72.0"]
     assert [value.value for value in events(script).Scalars("test/teacher_top1")] == [72.0, 72.0]
@@ -124,7 +124,7 @@ def test_metrics_and_tensorboard_have_the_teachers_accuracy(script, monkeypatch)
 
 def test_best_that_lost_the_published_name_is_told_once(script, monkeypatch):
     top1 = iter([90.0, 50.0, 60.0, 70.0])
-    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: Result(1.0, next(top1), 90.0, 32))
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_, **__: Result(1.0, next(top1), 90.0, 32))
     train(script, "SOLVER.EPOCHS", "1")
     train(script, "SOLVER.EPOCHS", "3")
     assert script.out.count(" - Kept ") == 1 and "top-1 90.00" in script.out
@@ -173,7 +173,7 @@ def test_same_seed_gives_the_same_numbers_and_another_seed_others(script, tmp_pa
 
 def test_best_is_the_best_of_the_whole_run(script, monkeypatch):
     top1 = iter([50.0, 40.0, 45.0, 50.0])
-    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: Result(1.0, next(top1), 90.0, 32))
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_, **__: Result(1.0, next(top1), 90.0, 32))
     assert train(script, "SOLVER.EPOCHS", "4").status == 0
     run = only(script.utils, "model_pth/*/")
     best = torch.load(run / "best.pth", weights_only=True)
@@ -188,7 +188,7 @@ def test_best_is_the_best_of_the_whole_run(script, monkeypatch):
 def test_last_checkpoint_holds_what_the_next_epoch_depends_on(script):
     train(script)
     last = torch.load(only(script.utils, "model_pth/*/last.pth"), weights_only=True)
-    parts = "finished best kept distiller optimizer generators meter seconds untold log"
+    parts = "finished best kept distiller optimizer average generators meter seconds untold log"
     assert set(last["training"]) == set(parts.split())
     momenta = last["training"]["optimizer"]["optimizer"]["state"]
     assert len(momenta) == len(list(build_model("cifar100", "resnet8", 9).parameters()))
@@ -216,7 +216,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(scr
 def judged_by(losses, monkeypatch):
     """Have the epochs of a run be judged by results of these losses, and of higher accuracy from one to the next."""
     results = iter([Result(loss, 10.0 * place, 90.0, 32) for place, loss in enumerate(losses, 1)])
-    monkeypatch.setattr(trainer_module, "evaluate", lambda *_: next(results))
+    monkeypatch.setattr(trainer_module, "evaluate", lambda *_, **__: next(results))
 
 
 def test_a_test_loss_that_is_not_finite_is_a_warning_and_never_the_best(script, monkeypatch):
@@ -236,7 +236,7 @@ def test_a_run_without_any_finite_test_loss_says_so_and_keeps_the_last(script, m
 
 
 def test_weights_that_are_not_finite_are_not_saved(script, monkeypatch):
-    def diverge(network, *_):
+    def diverge(network, *_, **__):
         network.fc.weight.data.fill_(math.nan)
         return Result(math.nan, 1.0, 5.0, 32)
 

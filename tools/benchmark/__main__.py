@@ -2,8 +2,8 @@
 
 Parts: step, whole training steps with their data; epoch, one epoch, on CUDA with a profile of what the GPU waits for;
 loader, augmented batches; teacher, its forward; losses, those that grow with the batch; crd, its negatives; files,
-reading of photographs; saving, of the state that a run goes on from. Times are medians of repeats in which the ways
-take turns.
+reading of photographs; saving, of the state that a run goes on from; processes, of several that torchrun starts. Times
+are medians of repeats in which the ways take turns.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import torch
 from mdistiller.checks import whole
 from mdistiller.dataset.streaming import available_cores
 from mdistiller.engine.cli import run_script
+from mdistiller.engine.distributed import select_device
 from mdistiller.engine.flags import FlagParser
-from mdistiller.engine.run import select_device
-from tools.benchmark.parts import crd, epoch, files, loader, losses, saving, step, teacher
+from tools.benchmark.parts import crd, epoch, files, loader, losses, processes, saving, step, teacher
 from tools.benchmark.report import table_of
 
 PARTS = {
@@ -32,6 +32,7 @@ PARTS = {
     "epoch": epoch.measure,
     "files": files.measure,
     "saving": saving.measure,
+    "processes": processes.measure,
 }
 CHECKS = {
     "batch_size": whole(1, 65_536),
@@ -49,7 +50,7 @@ def parse(arguments=None):
     parser.add_argument("--part", choices=PARTS, default="step")
     parser.add_argument("--teacher", default="resnet56", help="index or name, as in the scripts (default resnet56)")
     parser.add_argument("--student", default="resnet20", help="index or name (default resnet20)")
-    parser.add_argument("--method", default="KD", help="index or name (default KD)")
+    parser.add_argument("--method", default="KD", help="index or name (default KD); all: of processes")
     parser.add_argument(
         "--augment", choices=("weak", "strong", "weak+strong"), default="weak", help="of step and epoch (default weak)"
     )

@@ -6,6 +6,7 @@ import dataclasses
 import torch
 
 from mdistiller.dataset import Data, Loader
+from mdistiller.engine.distributed import ONE
 from mdistiller.engine.metrics import Meter
 from mdistiller.engine.precision import set_backends
 from mdistiller.engine.run import assemble, memory_format_of
@@ -22,13 +23,13 @@ from .workload import SIDE, STATISTICS
 class Training(Way):
     """The project's own trainer, without a run's files."""
 
-    def __init__(self, cfg, student, teacher, image_set, device):
+    def __init__(self, cfg, student, teacher, image_set, device, processes=ONE):
         image_set = image_set.to(device)
-        self.cfg, self.image_set, self.device = cfg, image_set, device
+        self.cfg, self.image_set, self.device, self.processes = cfg, image_set, device, processes
         torch.manual_seed(0)
         loader = self.loader(image_set)
         data = Data(loader, None, image_set.classes, SIDE, *STATISTICS)
-        self.trainer = Trainer(cfg, assemble(cfg, student, teacher, loader), data, None, None, {})
+        self.trainer = Trainer(cfg, assemble(cfg, student, teacher, loader), data, None, None, {}, processes)
         self.trainer.checkpointer.seconds = 0  # there is no file to save to
 
     def loader(self, image_set):
@@ -37,6 +38,7 @@ class Training(Way):
             shuffle=True,
             seed=0,
             memory_format=memory_format_of(self.cfg),
+            share=self.processes.share,
         )
 
     def set_backends(self):
@@ -45,7 +47,7 @@ class Training(Way):
     def train_on(self, loader):
         self.set_backends()
         self.trainer.data = dataclasses.replace(self.trainer.data, train=loader)
-        self.trainer.meter = Meter(self.device)
+        self.trainer.meter = Meter(self.device, self.processes)
         self.trainer.train_epoch()
         self.trainer.meter.read()
 

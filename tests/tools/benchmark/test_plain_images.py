@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mdistiller.dataset import Loader
-from mdistiller.dataset.augment import CUTOUT_COLOUR, weak
+from mdistiller.dataset.augment import CUTOUT_COLOUR, Draws, weak
 from mdistiller.dataset.operations import operation_table
 from tests.dataset.pil_oracle import PIL_OPERATIONS
 from tools.benchmark.plain_images import PlainImages, plain_loader
@@ -37,7 +37,7 @@ def test_without_augmentation_both_loaders_give_the_same_batches():
 
 def test_both_weak_augmentations_are_crops_of_the_padded_image_or_its_mirror():
     image_set = images()
-    for results in (plain_bytes("weak", image_set), weak(image_set.images, torch.Generator().manual_seed(0))):
+    for results in (plain_bytes("weak", image_set), weak(image_set.images, Draws(torch.Generator().manual_seed(0)))):
         for image, result in zip(image_set.images, results, strict=True):
             padded = [F.pad(view, [4] * 4) for view in (image, image.flip(2))]
             crops = [view[:, y : y + 32, x : x + 32] for view in padded for y in range(9) for x in range(9)]

@@ -1,4 +1,4 @@
-"""A distiller file's own folder, which the files in it may import from and nothing else does."""
+"""The folder of a user's own file, which the files in it may import from and nothing else does."""
 
 import builtins
 import contextlib
@@ -21,22 +21,23 @@ import torch
 
 from mdistiller.errors import UserError
 
-ROOT, ROOM = __name__.split(".")[0], __package__
+ROOT = __name__.split(".")[0]
 PREFIX = f"{ROOT}._file_"
 OURS = "_base"  # its Distiller is what a trainer knows, whatever a file of this name in the folder says
 
 
 class Folder(ModuleType):
-    """The folder of one distiller file as a package of its own: `.` is the folder, before ours, and `..` our package.
+    """The folder of one file as a package of its own: `.` is the folder, before our package `room`, and `..` ours.
 
     What its files import without dots is looked for there as well, behind the standard library and our package, and
     before what is installed; so it is in a script's folder. Other modules see nothing of it, as `sys.path` stays as it
     is and the names in `sys.modules` are this package's.
     """
 
-    def __init__(self, path: Path, *version: int):
-        digest = hashlib.sha256(os.fsencode(path) + repr(version).encode()).hexdigest()[:12]
+    def __init__(self, path: Path, room: str, *version: int):
+        digest = hashlib.sha256(os.fsencode(path) + repr((room, version)).encode()).hexdigest()[:12]
         super().__init__(f"{PREFIX}{digest}")
+        self.room = room
         self.__path__: list[str] = [str(path.parent)]
         self.texts: list[str] = []  # sources of its files that have been imported
         self.is_loading_since: list[str] | None = None  # sys.path before that
@@ -48,7 +49,7 @@ class Folder(ModuleType):
         """What `from . import name` takes from our package, for what the folder has not."""
         if name.startswith("__") or self.find(name):
             raise AttributeError(name)
-        return getattr(sys.modules[ROOM], name)
+        return getattr(sys.modules[self.room], name)
 
     def find(self, name: str) -> ModuleSpec | None:
         """The module or package `name` of the folder."""
@@ -87,12 +88,12 @@ class Folder(ModuleType):
         if level and full.startswith(f"{self.__name__}."):
             inner = full.removeprefix(f"{self.__name__}.")
             first = inner.split(".")[0]
-            is_ours = not self.find(first) and importlib.util.find_spec(f"{ROOM}.{first}") is not None
-            return f"{ROOM}.{inner}" if is_ours else full
+            is_ours = not self.find(first) and importlib.util.find_spec(f"{self.room}.{first}") is not None
+            return f"{self.room}.{inner}" if is_ours else full
         if level or first == ROOT or first in sys.stdlib_module_names:
             return full
         if first == OURS and PathFinder.find_spec(first, self.__path__):
-            return f"{ROOM}.{full}"
+            return f"{self.room}.{full}"
         found = self.find(first)
         if found is None or (found.loader is None and self.is_installed(first)):
             return full
@@ -111,7 +112,7 @@ class Folder(ModuleType):
         first, *rest = full.split(".")
         if first != ROOT or not rest or full.startswith(PREFIX):
             return None
-        if ROOM == f"{ROOT}.{rest[0]}":
+        if self.room == f"{ROOT}.{rest[0]}":
             return ".".join([self.__name__, *rest[1:]])
         above = f"{self.__name__}.__above__"
         return ".".join([above, *rest]) if PathFinder.find_spec(rest[0], sys.modules[above].__path__) else None
@@ -153,15 +154,17 @@ class Finder:
 
 
 @functools.cache
-def load_module(path: Path, *version: int) -> ModuleType:
-    """The module of the distiller file `path`, read once for each of its versions.
+def load_module(path: Path, room: str, what: str, *version: int) -> ModuleType:
+    """The module of a user's file `path`, read once for each of its versions.
+
+    room: our package, among whose modules the file counts itself; what: it is, in words, such as "distiller file".
 
     Raises UserError, with the line, where the file or one that it imports from its folder does not import.
     """
     if Finder not in sys.meta_path:
         sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
     importlib.invalidate_caches()
-    folder = Folder(path, *version)
+    folder = Folder(path, room, *version)
     stem = re.sub(r"\W", "_", path.stem)
     name = f"{folder.__name__}.{stem}{'_' * (stem == OURS)}"
     spec = importlib.util.spec_from_loader(name, Loader(name, str(path), folder), is_package=False)
@@ -173,7 +176,7 @@ def load_module(path: Path, *version: int) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         folder.forget()
-        raise UserError(f"distiller file {path} does not import: {described(error)}") from error
+        raise UserError(f"{what} {path} does not import: {described(error)}") from error
     return module
 
 
@@ -196,7 +199,7 @@ def unchanged(folder: Folder) -> Iterator[None]:
 
 
 def folder_of(module: str) -> Folder:
-    """The folder of a distiller file, by the name of a module in it."""
+    """The folder of a user's file, by the name of a module in it."""
     folder = sys.modules[".".join(module.split(".")[:2])]
     assert isinstance(folder, Folder)
     return folder

@@ -1,0 +1,256 @@
+"""Several processes that train one student: who they are, and what they exchange.
+
+torchrun starts them, and tells each by environment variables which one it is. They compute together by PyTorch's own
+means: NCCL on GPUs, gloo on CPUs, DistributedDataParallel's overlapped reduction of gradients where that fits.
+"""
+
+import contextlib
+import datetime
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mdistiller.distillers import Distiller
+from mdistiller.distillers._base import Alone
+from mdistiller.distillers.foreign import ForeignDistiller
+from mdistiller.errors import UserError
+from mdistiller.share import ALL, FEWEST, Share
+
+from .gather import WholeBatch, whole
+from .launch import Launch, last_word
+
+PATIENCE = datetime.timedelta(minutes=30)  # with a process that still reads or downloads
+OTHERS = re.compile(r"gloo|NCCL|c10d|ProcessGroup|TCPStore|peer", re.IGNORECASE)  # in errors of exchanging
+LOST = "another of the processes was lost (for lack of memory, or with its machine)"
+T = TypeVar("T")
+
+
+class Processes(Alone):
+    """Those that train together, as this one sees them; here it is the only one, which exchanges nothing."""
+
+    share: Share = ALL
+    launch: Launch | None = None
+
+    @property
+    def size(self) -> int:
+        return self.share.size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes, logs and shows."""
+        return self.share.rank == 0
+
+    def check(self, solver: Any) -> None:
+        """Raise UserError for settings that cannot be in as many processes, on their devices."""
+
+    def begin(self, batches: Any, number: int, *place: int) -> None:
+        """Batch `number` of a loader's `batches` comes next. place: where in training, as no other batch has it."""
+
+    def weighed(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`losses` as they count where gradients are averaged over the processes: each by its share of the batch.
+
+        This holds for means over the images as for what each process computes of the whole batch by `whole`.
+        """
+        return losses
+
+    def counts(self, images: int) -> tuple[int, float]:
+        """Of a batch: its images in all processes, and those of the `images` here that no other process counts."""
+        return images, images
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor` with those of all processes added up in it."""
+        return tensor
+
+    def average(self, gradients: Iterable[torch.Tensor]) -> None:
+        """Replace gradients, as many in each process, by their averages over the processes."""
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the first process, which alone calls it, in each."""
+        return make()
+
+    def copy(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give `tensors` in each process the values that they have in the first."""
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Within it the first process is alone, then one of each other machine, and then all others.
+
+        These find what it has downloaded.
+        """
+        yield
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+
+    def wrap(self, distiller: Distiller, is_plain: bool) -> Callable[..., Any]:
+        """What to call in the place of `distiller`, which learns of the processes.
+
+        is_plain: one backward pass reaches the same parameters in each step; then it averages gradients by itself.
+        """
+        return distiller
+
+    def leave(self) -> None:
+        """Part from the others, where all have come to the end."""
+
+
+ONE = Processes()
+
+
+class Several(Processes):
+    """Processes of which there are some."""
+
+    def __init__(self, launch: Launch, device: torch.device):
+        self.share, self.launch, self.device, self.count = launch.share, launch, device, 0
+        self.have_whole_batches = False  # and so the same losses
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        # torchrun may keep its store when it restarts, with the addresses of processes that are gone.
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
+        store = dist.PrefixStore(launch.key, store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+
+    def check(self, solver: Any) -> None:
+        fewest = FEWEST * self.size
+        if solver.BATCH_SIZE < fewest:
+            raise UserError(
+                f"SOLVER.BATCH_SIZE {solver.BATCH_SIZE} is divided among {self.size} processes; expected at least "
+                f"{fewest}, {FEWEST} images for each"
+            )
+        if solver.SYNC_BN and self.device.type != "cuda":
+            raise UserError("SOLVER.SYNC_BN True needs GPUs, as PyTorch's own does; leave it out")
+
+    def begin(self, batches: Any, number: int, *place: int) -> None:
+        self.count = batches.images_in(number)
+        self.seeds = np.random.SeedSequence((*place, number, self.share.rank))
+
+    def own(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[self.share.part(self.count)]
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        return whole(tensor, self.share, self.count)
+
+    def weighed(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.have_whole_batches or not self.share.is_divided(self.count):
+            return losses
+        own = self.share.part(self.count)
+        weight = self.size * (own.stop - own.start) / self.count
+        return {name: loss * weight for name, loss in losses.items()}
+
+    def counts(self, images: int) -> tuple[int, float]:
+        return self.count, images if self.is_first or self.share.is_divided(self.count) else 0.0
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.to(self.device)
+        dist.all_reduce(tensor)
+        return tensor
+
+    def average(self, gradients: Iterable[torch.Tensor]) -> None:
+        gradients = list(gradients)
+        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+            group = [gradient for gradient in gradients if gradient.dtype == dtype]
+            flat = torch.cat([gradient.flatten() for gradient in group]).div_(self.size)
+            dist.all_reduce(flat)
+            for gradient, part in zip(group, flat.split([each.numel() for each in group]), strict=True):
+                gradient.copy_(part.view(gradient.shape))
+
+    def first(self, make: Callable[[], T]) -> T:
+        values: list[Any] = [make() if self.is_first else None]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def copy(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        assert self.launch is not None
+        turn = 0 if self.is_first else 1 if self.launch.number_on_machine == 0 else 2
+        for _ in range(turn):
+            self.wait()
+        yield
+        for _ in range(2 - turn):
+            self.wait()
+
+    def wait(self) -> None:
+        self.add(torch.zeros(())).item()
+
+    def wrap(self, distiller: Distiller, is_plain: bool) -> Callable[..., Any]:
+        distiller.processes = self
+        if isinstance(distiller, ForeignDistiller) and distiller.relates_images:
+            self.copy([*distiller.parameters(), *distiller.buffers()])
+            self.have_whole_batches = True
+            return WholeBatch(distiller, self.share, self.apart)
+        model: nn.Module = distiller
+        if is_plain:
+            model = wrapped = DistributedDataParallel(distiller, static_graph=True)
+            wrapped.broadcast_buffers = False
+        else:
+            self.copy([*distiller.parameters(), *distiller.buffers()])
+
+        def forward(**batch: Any) -> Any:
+            with self.apart():
+                return model(**batch)
+
+        return forward
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within it what draws from torch's own generators, as dropout does, draws otherwise in each process.
+
+        Afterwards these are where they were, at the same place in all processes.
+        """
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(self.seeds.spawn(1)[0].generate_state(1, np.uint64)[0]))
+            yield
+
+    def leave(self) -> None:
+        self.wait()
+        dist.destroy_process_group()
+
+
+def select_device(name: str | None) -> torch.device:
+    """The device called `name`; for None CUDA where there is one, else the CPU. Of several processes each has its own.
+
+    Raises UserError where there is no such device.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    launch = Launch()
+    if launch.share.size > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"--device {name} is one GPU for {launch.share.size} processes; type --device cuda")
+        if launch.share.on_machine > torch.cuda.device_count():
+            raise UserError(
+                f"{launch.share.on_machine} processes were started here and there are {torch.cuda.device_count()} "
+                "GPUs; give torchrun as many by --nproc_per_node, or type --device cpu"
+            )
+        name = f"cuda:{launch.number_on_machine}"
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda on a GPU") from error
+    return device
+
+
+def join(device: torch.device) -> Processes:
+    """The processes that were started together, once all are here."""
+    launch = Launch()
+    return ONE if launch.share.size == 1 else Several(launch, device)
+
+
+def explain_lost(error: BaseException) -> UserError | None:
+    """Why the others cannot be reached, where `error` says that: what the first of them to end said, if it could."""
+    if not (dist.is_initialized() and isinstance(error, RuntimeError) and OTHERS.search(str(error))):
+        return None
+    reason = last_word()
+    return UserError(reason or LOST)

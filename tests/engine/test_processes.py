@@ -1,0 +1,95 @@
+"""Several processes reach what one reaches, by every method."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING
+from mdistiller.engine.distributed import select_device
+from mdistiller.engine.launch import Launch
+from mdistiller.errors import UserError
+from tests.engine.processes import launcher, relational, steps
+
+CASES = [
+    *DISTILLERS,
+    f"{relational.__file__}:Relational",
+    f"{relational.__file__}:Local",
+    f"{relational.__file__}:Views",
+    "SKD SKD.FORM=paper",
+    "KD SOLVER.TRAINER=dot",
+    "SKD SOLVER.TRAINER=dot",
+    "KD DATASET.AUGMENT=strong",
+    "KD SOLVER.CLIP_GRAD=0.1",
+    "MLKD MLKD.VIEWS=2 DATASET.AUGMENT=two-view",
+    "CRD CRD.MODE=relax",
+]
+TOLERANCE = {"KDSVD": 1e-4}  # whose singular vectors are taken in float32
+
+
+@pytest.fixture(scope="module")
+def reached(tmp_path_factory):
+    """What `size` processes reach by each case, {case: …}."""
+    folder, known = tmp_path_factory.mktemp("processes"), {}
+
+    def of(size, dtype="float64"):
+        if (size, dtype) not in known:
+            path = folder / f"{size}-{dtype}.pt"
+            launcher.run(size, steps.__file__, path, dtype, *CASES)
+            known[size, dtype] = torch.load(path)
+        return known[size, dtype]
+
+    return of
+
+
+def assert_close(found, expected, tolerance):
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance, equal_nan=False)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.rpartition("/")[2])
+def test_losses_gradients_and_weights_are_those_of_one_process(reached, case, size):
+    tolerance = TOLERANCE.get(case, 1e-9)
+    found, expected = reached(size)[case], reached(1)[case]
+    assert_close(found["result"], expected["result"], tolerance)
+    assert_close(found["terms"], expected["terms"], tolerance)
+    assert_close(found["norms"], expected["norms"], tolerance)
+    assert_close(found["state"], expected["state"], tolerance)
+
+
+def test_the_page_lists_the_methods_that_relate_images():
+    page = (Path(__file__).parents[2] / "docs/processes.md").read_text()
+    relate, rest = (re.search(rf"\| {title} \| (.*) \|", page)[1] for title in ("relate images", "means over images"))
+    named = [sorted(re.findall(r"\w+", re.sub(r"\(.*?\)", "", names))) for names in (relate, rest)]
+    methods = [method for name, method in DISTILLERS.items() if name != PLAIN_TRAINING]
+    assert named[0] == sorted(method.__name__ for method in methods if method.relates_images)
+    assert named[1] == sorted(method.__name__ for method in methods if not method.relates_images)
+
+
+def launched(monkeypatch, **variables):
+    known = {"RANK": 1, "WORLD_SIZE": 4, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": 29500}
+    for name, value in {**known, "MASTER_ADDR": "localhost", **variables}.items():
+        monkeypatch.setenv(name, str(value)) if value is not None else monkeypatch.delenv(name, raising=False)
+
+
+def test_a_process_knows_which_one_it_is(monkeypatch):
+    launched(monkeypatch)
+    launch = Launch()
+    assert (launch.share.rank, launch.share.size, launch.share.on_machine, launch.number_on_machine) == (1, 4, 2, 1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", None), ("MASTER_ADDR", None), ("LOCAL_RANK", "x")])
+def test_half_an_environment_of_torchrun_is_refused(monkeypatch, name, value):
+    launched(monkeypatch, **{name: value})
+    with pytest.raises(UserError, match=r"WORLD_SIZE is '4', and \w+ or MASTER_ADDR is not as torchrun sets it"):
+        Launch()
+
+
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
+    launched(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="2 processes were started here and there are 1 GPUs"):
+        select_device("cuda")
+    with pytest.raises(UserError, match="--device cuda:1 is one GPU for 4 processes; type --device cuda"):
+        select_device("cuda:1")
