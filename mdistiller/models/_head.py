@@ -35,7 +35,7 @@ def pooled_of(x: torch.Tensor) -> torch.Tensor:
 
 
 def find_classifiers(trace: Trace, logits: int) -> list[Call]:
-    """The call that makes the logits of the last vector, or those of several heads whose mean the logits are."""
+    """The call that makes the logits; several where they are the mean of heads; of another sum the first term's."""
     path, classes = trace.path_to(logits), trace.tensors[logits].shape[1]
     found = [
         call
@@ -45,7 +45,8 @@ def find_classifiers(trace: Trace, logits: int) -> list[Call]:
     if not found or found[-1].output in trace.trunk(logits):
         return found[-1:]
     heads = [call for call in found if trace.tensors[call.output or 0].shape == trace.tensors[logits].shape]
-    return heads if heads and agree([trace.tensors[call.output or 0] for call in heads], trace.tensors[logits]) else []
+    means = heads and agree([trace.tensors[call.output or 0] for call in heads], trace.tensors[logits])
+    return heads if means else (heads or found)[:1]
 
 
 def is_classifier(module: nn.Module, classes: int) -> bool:

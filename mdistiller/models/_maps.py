@@ -14,8 +14,7 @@ ACTIVATIONS = {"relu", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "e
 ACTIVATIONS |= {"clamp_min", "celu", "_prelu_kernel", "threshold", "tanh", "log_sigmoid_forward", "hardsigmoid"}
 POOLINGS = {"max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d"}
 POOLINGS |= {"mean", "amax", "max", "sum", "fractional_max_pool2d"}
-# What leaves a vector of a map, or picks the token that stands for it.
-REDUCTIONS = (POOLINGS - {"max_pool2d_with_indices", "max_pool2d"}) | {"select", "slice", "index", "narrow"}
+GLOBAL_POOLINGS = POOLINGS - {"max_pool2d_with_indices", "max_pool2d"}  # which leave a vector of a map
 PASSING = {"add", "mul", "div", "view", "_unsafe_view", "permute", "clone", "native_dropout"}  # by a sum, a scale
 MOST_EXTRA_TOKENS = 8  # for the class, for distillation, and registers
 QUARTERS = 4
@@ -139,13 +138,13 @@ def read_map(trace: Trace, value: int, layout: Layout) -> Map | None:
 
 
 def head_of(trace: Trace, trunk: list[int]) -> int:
-    """Place in the trunk where the head begins: with the last reduction of a map to a vector, else the first vector."""
+    """Place in the trunk where the head begins: with the last pooling of a map to a vector, else with vectors."""
     for place in range(len(trunk) - 1, 0, -1):
         value = trunk[place]
         shape, maker = trace.tensors[value].shape, trace.maker[value]
         if sum(size > 1 for size in shape[1:]) > 1:
             return place + 1
-        if base_name(maker) in REDUCTIONS:
+        if base_name(maker) in GLOBAL_POOLINGS:
             return place
         if maker.name == "convolution" and maker.args[1].shape[2:].numel() > 1:  # on maps of one pixel
             return next((i for i in range(place, len(trunk)) if trace.tensors[trunk[i]].ndim == 2), len(trunk))
@@ -187,21 +186,40 @@ def find_maps(trace: Trace, logits: int, pooled: int) -> list[Map]:
         else:
             stages.append([each])
     if len(stages) == 1:
+        makers = (trace.maker[each.value] for each in maps)
+        finished = {maker.inputs[0] for maker in makers if base_name(maker) in ACTIVATIONS or "norm" in maker.name}
+        maps = [each for each in maps if each.value not in finished]
         return [maps[(len(maps) - 1) * quarter // QUARTERS] for quarter in range(min(QUARTERS + 1, len(maps)))]
     return [stage[-1] for stage in stages]
 
 
-def norm_before(trace: Trace, value: int, channels: int) -> nn.BatchNorm2d | None:
-    """The batch norm that made the map `value`, or the first term of the sum that did."""
+def norms_before(trace: Trace, maps: list[Map], shapes: list[torch.Size]) -> list[nn.BatchNorm2d | None]:
+    """The batch norm that made each map before its activation, else the last that is as wide since the map before it.
+
+    shapes: (batch, channels, height, width) of the maps.
+    """
+    norms: list[nn.BatchNorm2d | None] = []
+    before = 0
+    for each, shape in zip(maps, shapes, strict=True):
+        as_wide = [
+            call.module
+            for call in trace.calls
+            if isinstance(call.module, nn.BatchNorm2d) and call.output is not None
+            if before < call.output <= each.preact_value and trace.tensors[call.output].shape == shape
+        ]
+        norms.append(norm_that_made(trace, each.preact_value, shape) or next(reversed(as_wide), None))
+        before = each.value
+    return norms
+
+
+def norm_that_made(trace: Trace, value: int, shape: torch.Size) -> nn.BatchNorm2d | None:
+    """The batch norm that made `value`, or the first term of the sum that did."""
     operation = trace.maker.get(value)
-    if operation is None:
+    if operation is None or trace.tensors[value].shape != shape:
         return None
     if "batch_norm" in operation.name:
-        norm = operation.module
-        return norm if isinstance(norm, nn.BatchNorm2d) and norm.num_features == channels else None
-    if base_name(operation) in PASSING:
-        shape = trace.tensors[value].shape
-        sources = (source for source in operation.inputs if trace.tensors[source].shape == shape)
-        norms = (norm_before(trace, source, channels) for source in sources)
-        return next((norm for norm in norms if norm is not None), None)
-    return None
+        return operation.module if isinstance(operation.module, nn.BatchNorm2d) else None
+    if base_name(operation) not in PASSING:
+        return None
+    norms = (norm_that_made(trace, source, shape) for source in operation.inputs)
+    return next((norm for norm in norms if norm is not None), None)

@@ -26,7 +26,7 @@ from torch import nn
 from mdistiller.errors import UserError, printable
 from mdistiller.models._common import Features
 from mdistiller.models._head import ConvolutionAsLinear, agree, find_classifiers, main_logits, pooled_of
-from mdistiller.models._maps import Reading, find_maps, norm_before
+from mdistiller.models._maps import Reading, find_maps, norms_before
 from mdistiller.models._probe import BATCH, Trace, images_for, left_as_it_was, trace
 from mdistiller.models._taps import Contract
 
@@ -85,16 +85,13 @@ def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> n
         raise UserError(f"network {name} has no maps of features (batch, channels, height, width) or tokens")
     tensors = [replace(each.feat, activation=None).finish(written.tensors[each.value]) for each in maps]
     contract.channels = [tensor.shape[1] for tensor in tensors]
-    contract.norms = [
-        norm_before(written, each.preact_value, channels)
-        for each, channels in zip(maps, contract.channels, strict=True)
-    ]
+    contract.norms = norms_before(written, maps, [tensor.shape for tensor in tensors])
     contract.classifiers = [
         ConvolutionAsLinear(head.module) if isinstance(head.module, nn.Conv2d) else head.module for head in heads
     ]
     vector = pooled_of(written.tensors[pooled])
     with torch.no_grad():
-        is_linear = len(heads) == 1 and agree([contract.classifiers[0](vector)], logits)
+        is_linear = agree([head(vector) for head in contract.classifiers], logits)
     contract.has_final_map = is_linear and agree([tensors[-1].mean(dim=(2, 3))], vector)
     contract.feats = [contract.keep(each.feat) for each in maps]
     contract.preacts = [contract.keep(each.preact) for each in maps]

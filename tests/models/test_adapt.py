@@ -125,7 +125,7 @@ class NoClassifier(Functional):
 @pytest.mark.parametrize(
     ("network", "classes", "size", "message"),
     [
-        (Functional(4), 5, 16, r"mine returns logits \(1, 4\) for one image; expected logits \(1, 5\)"),
+        (Functional(4), 5, 16, r"mine returns logits \(2, 4\) for 2 images; expected logits \(2, 5\)"),
         (NoClassifier(4), 4, 16, "mine has no linear layer that gives 4 logits"),
         (nn.Sequential(nn.Conv2d(3, 4, 5), nn.Flatten()), 4, 4, "mine takes no images of 4x4 pixels"),
         (nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), 4, 4, "mine has no maps of features"),
@@ -190,7 +190,7 @@ def test_a_network_of_a_file_is_built_with_its_arguments_and_neighbours(file):
 @pytest.mark.parametrize(
     ("own", "classes", "message"),
     [
-        ("ten", 7, r"returns logits \(1, 10\) for one image; expected logits \(1, 7\)"),
+        ("ten", 7, r"returns logits \(2, 10\) for 2 images; expected logits \(2, 7\)"),
         ("nothing", 7, "makes int; expected a torch.nn.Module"),
         ("Other", 7, "no class or function 'Other' in .*; there are .*Net, ten, nothing"),
     ],
