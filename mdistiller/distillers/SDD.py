@@ -10,7 +10,7 @@ from torch import nn
 from mdistiller.checks import TEMPERATURE, WARM_UP, WEIGHT, Check, list_of, whole
 from mdistiller.errors import UserError
 
-from ._base import Output
+from ._base import Features, Output
 from ._common import find_classifier, full_precision, warm_up
 from ._logit import LogitDistiller
 from .DKD import dkd_losses
@@ -26,6 +26,16 @@ def region_logits(final_map: torch.Tensor, classifier: nn.Module, scales: Sequen
     """
     averages = torch.cat([F.adaptive_avg_pool2d(final_map, scale).flatten(2) for scale in scales], dim=2)
     return classifier(averages.mT)
+
+
+def final_map(features: Features) -> torch.Tensor:
+    """The map (batch, channels, height, width) of a network whose average its classifier reads.
+
+    Raises UserError where a network of a user, which has features of its own, returns none.
+    """
+    if "final_map" not in features:
+        raise UserError("SDD reads a network's final_map, whose average is pooled_feat; expected it among its features")
+    return features["final_map"]
 
 
 @full_precision
@@ -91,8 +101,8 @@ class SDD(LogitDistiller):
     def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         # The teacher's regions carry no graph: its features come without, and its classifier is frozen.
         regions = self.logits_to_compare(
-            region_logits(student.features["final_map"], find_classifier(self.student), self.scales),
-            region_logits(teacher.features["final_map"], find_classifier(self.teacher), self.scales),
+            region_logits(final_map(student.features), find_classifier(self.student), self.scales),
+            region_logits(final_map(teacher.features), find_classifier(self.teacher), self.scales),
         )
         loss_sdd = sdd_loss(*regions, target, self.alpha, self.beta, self.temperature)
         return {"loss_kd": warm_up(kwargs["epoch"], self.warmup) * loss_sdd}

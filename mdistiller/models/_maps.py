@@ -164,7 +164,8 @@ def hidden_spans(trace: Trace, layouts: dict[int, Layout]) -> Iterator[tuple[ran
 def find_maps(trace: Trace, logits: int, pooled: int) -> list[Map]:
     """The last map of each resolution, the largest first; of a network with but one resolution, five at equal depths.
 
-    logits: their value; pooled: that of what the classifier reads, after which no map is looked for.
+    logits: their value; pooled: that of what the classifier reads, after which no map is looked for. Of a network of
+    branches without a map that all pass the first branch is taken.
     """
     trunk = trace.trunk(logits)
     layouts = layouts_of(trace, trunk)
@@ -179,6 +180,10 @@ def find_maps(trace: Trace, logits: int, pooled: int) -> list[Map]:
         found = read_map(trace, value, layout)
         if found is not None and not (maps and layout.side > maps[-1].side):
             maps.append(found)
+    if not maps:
+        branches = (trace.maker[value].inputs for value in trunk[1:])
+        first = next((branch for branch, *others in branches if others and branch in trace.maker), None)
+        return [] if first is None else find_maps(trace, first, pooled)
     stages: list[list[Map]] = []
     for each in maps:
         if stages and each.side * SAME_STAGE[1] > stages[-1][0].side * SAME_STAGE[0]:

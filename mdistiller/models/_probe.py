@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as hooks
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -90,10 +90,10 @@ class Trace(TorchDispatchMode):
             self.readers[value].append(operation)
         return result
 
-    def enter_module(self, module: nn.Module, args: Any) -> None:
+    def enter_module(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         number = self.numbers[module]
         self.numbers[module] += 1
-        self.running.append(Call(module, number, len(self.tensors), self.value(args[0]) if args else None))
+        self.running.append(Call(module, number, len(self.tensors), self.value(first_of(args, kwargs))))
 
     def leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         call = self.running.pop()
@@ -132,6 +132,11 @@ class Trace(TorchDispatchMode):
         return found
 
 
+def first_of(args: Any, kwargs: Any) -> Any:
+    """What a module is given first, by place or by name."""
+    return next(iter((*args, *kwargs.values())), None)
+
+
 @contextlib.contextmanager
 def left_as_it_was(network: nn.Module, mode: bool = False) -> Iterator[None]:
     """Within it `network` is in eval or train mode; afterwards modes, buffers and random numbers are as before."""
@@ -162,7 +167,8 @@ def device_of(network: nn.Module) -> torch.device:
 
 def images_for(network: nn.Module, image_size: int) -> torch.Tensor:
     """Random images (2, 3, image_size, image_size) on the device of `network`, of its precision."""
-    parameter = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    known = (p for p in network.parameters() if p.is_floating_point() and not is_lazy(p))
+    parameter = next(known, torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     return torch.randn(BATCH, 3, image_size, image_size, generator=generator).to(parameter)
 
@@ -171,16 +177,14 @@ def images_for(network: nn.Module, image_size: int) -> torch.Tensor:
 def trace(network: nn.Module, image_size: int) -> Trace:
     """The pass of random images of `image_size` through `network` in eval mode, which stays as it was."""
     image = images_for(network, image_size)
+    if any(map(is_lazy, network.parameters())):  # which get their shapes from the first images
+        network(image)
     with left_as_it_was(network):
         written = Trace(image)
-        handles = (
-            hooks.register_module_forward_pre_hook(written.enter_module),
-            hooks.register_module_forward_hook(written.leave_module),
-        )
-        try:
-            with written:
-                written.output = network(image)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with contextlib.ExitStack() as hooks, written:
+            for module in network.modules():
+                if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                    hooks.callback(module.register_forward_pre_hook(written.enter_module, with_kwargs=True).remove)
+                    hooks.callback(module.register_forward_hook(written.leave_module).remove)
+            written.output = network(image)
     return written

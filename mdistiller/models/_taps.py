@@ -9,6 +9,7 @@ from mdistiller.errors import UserError
 from mdistiller.models._common import Features
 from mdistiller.models._head import main_logits, pooled_of
 from mdistiller.models._maps import Reading
+from mdistiller.models._probe import first_of
 
 
 class Tap:
@@ -21,10 +22,10 @@ class Tap:
         self.copied: set[int] = set()
         self.calls = 0
 
-    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> None:
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
         if self.contract.is_running:
             if self.calls in self.slots:
-                tensor = args[0] if self.of_input else output
+                tensor = first_of(args, kwargs) if self.of_input else output
                 self.contract.tensors[self.slots[self.calls]] = tensor.clone() if self.calls in self.copied else tensor
             self.calls += 1
 
@@ -56,9 +57,9 @@ class Contract:
             tap = Tap(self, reading.of_input)
             self.taps.append(tap)
             if reading.of_input:
-                module.register_forward_pre_hook(tap)
+                module.register_forward_pre_hook(tap, with_kwargs=True)
             else:
-                module.register_forward_hook(tap)
+                module.register_forward_hook(tap, with_kwargs=True)
         if reading.of_input and getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # keeps its input as it is, at less than a copy's cost
         elif reading.is_copied:
