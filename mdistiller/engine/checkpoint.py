@@ -34,8 +34,8 @@ class Checkpointer:
         if place == self.place:
             return
         trainer.meter.check()
-        if not trainer.processes.is_first:
-            self.place = place
+        if not trainer.processes.is_first:  # which knows of the epochs that the first saves
+            self.place = place if trainer.steps == 0 else self.place
             return
         content = {
             "model": trainer.student.state_dict(),

@@ -1,6 +1,7 @@
 """The command lines of the scripts: flags to config, one call into the engine, errors to exit status 2."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
@@ -18,12 +19,12 @@ from mdistiller.errors import UserError
 
 from .demo import run_demo
 from .describe import print_commands
-from .distributed import join, select_device
+from .distributed import join
 from .ending import end, open_streams, tell
 from .evaluate import Evaluator, WeightFile, find_weights, weight_file
 from .flags import Parser, TrainingParser
 from .index import BENCHMARKS, Benchmark
-from .launch import Launch
+from .launch import Launch, select_device
 from .lines import count
 from .listing import print_config, print_names
 from .places import run_of, runs_of
@@ -48,7 +49,7 @@ def run_script(main: Callable[..., None], *arguments: Any) -> int:
     if is_other:
         sys.stdout = open(os.devnull, "w")
         end_later()
-    with stoppable():
+    with contextlib.nullcontext() if is_other else stoppable():
         try:
             main(*arguments)
         except BaseException as error:
@@ -131,9 +132,9 @@ def choose(
 
     folders: names of those of logs and of weights in which runs are looked for; config_of: a script's way to a config.
     """
-    choices, wanted = choices_of(flags), flags.resume
+    choices = choices_of(flags)
     runs = runs_of([(utils / logs, utils / weights) for logs, weights in folders], benchmark.label)
-    wanted = wanted or run_of(Launch(), runs)
+    wanted = run_of(Launch(), runs) or flags.resume
     if wanted is None or getattr(flags, "demo", False):  # which looks for its runs by itself
         return config_of(choices), None
     return resume(choices, wanted, runs, utils, config_of)

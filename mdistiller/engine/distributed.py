@@ -7,7 +7,7 @@ means: NCCL on GPUs, gloo on CPUs, DistributedDataParallel's overlapped reductio
 import contextlib
 import datetime
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,7 +26,8 @@ from .gather import WholeBatch, whole
 from .launch import Launch, last_word
 
 PATIENCE = datetime.timedelta(minutes=30)  # with a process that still reads or downloads
-OTHERS = re.compile(r"gloo|NCCL|c10d|ProcessGroup|TCPStore|peer", re.IGNORECASE)  # in errors of exchanging
+OTHERS = re.compile(r"gloo|NCCL|c10d|ProcessGroup|TCPStore|(reset|closed) by peer", re.IGNORECASE)  # in their errors
+TO_MEET = datetime.timedelta(minutes=5)  # at the start
 LOST = "another of the processes was lost (for lack of memory, or with its machine)"
 T = TypeVar("T")
 
@@ -67,8 +68,9 @@ class Processes(Alone):
         """`tensor` with those of all processes added up in it."""
         return tensor
 
-    def average(self, gradients: Iterable[torch.Tensor]) -> None:
-        """Replace gradients, as many in each process, by their averages over the processes."""
+    def average(self, gradients: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor]) -> list[Any]:
+        """Averages over the processes of gradients of the parameters `like`; None for what no process has reached."""
+        return list(gradients)
 
     def first(self, make: Callable[[], T]) -> T:
         """What `make` returns in the first process, which alone calls it, in each."""
@@ -107,12 +109,13 @@ class Several(Processes):
 
     def __init__(self, launch: Launch, device: torch.device):
         self.share, self.launch, self.device, self.count = launch.share, launch, device, 0
+        self.terms: list[str] | None = None
         self.have_whole_batches = False  # and so the same losses
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
         # torchrun may keep its store when it restarts, with the addresses of processes that are gone.
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=TO_MEET)))
         store = dist.PrefixStore(launch.key, store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
@@ -151,14 +154,19 @@ class Several(Processes):
         dist.all_reduce(tensor)
         return tensor
 
-    def average(self, gradients: Iterable[torch.Tensor]) -> None:
-        gradients = list(gradients)
-        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
-            group = [gradient for gradient in gradients if gradient.dtype == dtype]
+    def average(self, gradients: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor]) -> list[Any]:
+        reached = self.add(torch.tensor([gradient is not None for gradient in gradients]).int()).tolist()
+        found = [
+            torch.zeros_like(p) if gradient is None and count else gradient
+            for gradient, p, count in zip(gradients, like, reached, strict=True)
+        ]
+        for dtype in dict.fromkeys(gradient.dtype for gradient in found if gradient is not None):
+            group = [gradient for gradient in found if gradient is not None and gradient.dtype == dtype]
             flat = torch.cat([gradient.flatten() for gradient in group]).div_(self.size)
             dist.all_reduce(flat)
             for gradient, part in zip(group, flat.split([each.numel() for each in group]), strict=True):
                 gradient.copy_(part.view(gradient.shape))
+        return found
 
     def first(self, make: Callable[[], T]) -> T:
         values: list[Any] = [make() if self.is_first else None]
@@ -183,7 +191,7 @@ class Several(Processes):
         self.add(torch.zeros(())).item()
 
     def wrap(self, distiller: Distiller, is_plain: bool) -> Callable[..., Any]:
-        distiller.processes = self
+        distiller.processes, self.terms, self.have_whole_batches = self, None, False
         if isinstance(distiller, ForeignDistiller) and distiller.relates_images:
             self.copy([*distiller.parameters(), *distiller.buffers()])
             self.have_whole_batches = True
@@ -197,9 +205,24 @@ class Several(Processes):
 
         def forward(**batch: Any) -> Any:
             with self.apart():
-                return model(**batch)
+                logits, losses = model(**batch)
+            if not is_plain:
+                self.check_terms([*losses])
+            return logits, losses
 
         return forward
+
+    def check_terms(self, names: list[str]) -> None:
+        """Raise UserError where the processes have losses of other names, as sums of them would be wrong."""
+        theirs: list[Any] = [names] * self.size
+        if self.terms is None:
+            dist.all_gather_object(theirs, names)
+        if any(each != (self.terms or names) for each in theirs):
+            raise UserError(
+                "which losses a part of the batch has depends on its images; leave relates_images = False out of the "
+                "distiller's file, so that each process sees the whole batch"
+            )
+        self.terms = names
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
@@ -214,32 +237,6 @@ class Several(Processes):
     def leave(self) -> None:
         self.wait()
         dist.destroy_process_group()
-
-
-def select_device(name: str | None) -> torch.device:
-    """The device called `name`; for None CUDA where there is one, else the CPU. Of several processes each has its own.
-
-    Raises UserError where there is no such device.
-    """
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    launch = Launch()
-    if launch.share.size > 1 and name.startswith("cuda"):
-        if name != "cuda":
-            raise UserError(f"--device {name} is one GPU for {launch.share.size} processes; type --device cuda")
-        if launch.share.on_machine > torch.cuda.device_count():
-            raise UserError(
-                f"{launch.share.on_machine} processes were started here and there are {torch.cuda.device_count()} "
-                "GPUs; give torchrun as many by --nproc_per_node, or type --device cpu"
-            )
-        name = f"cuda:{launch.number_on_machine}"
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda on a GPU") from error
-    return device
 
 
 def join(device: torch.device) -> Processes:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mdistiller.distillers import Distiller
+from mdistiller.errors import UserError
 from mdistiller.share import Share
 
 
@@ -20,27 +21,34 @@ class Whole(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, own: slice, count: int, scale: float) -> torch.Tensor:
-        ctx.own, ctx.scale = own, scale
+    def forward(ctx: Any, tensor: torch.Tensor, own: slice, count: int, scale: float, of: Any) -> torch.Tensor:
+        ctx.own, ctx.scale, ctx.of = own, scale, of
         whole = tensor.new_zeros(count, *tensor.shape[1:])
         whole[own] = tensor
         dist.all_reduce(whole)
         return whole
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # type: ignore[override]
-        return gradient[ctx.own] * ctx.scale, None, None, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        if ctx.of is not None and ctx.of.is_running:
+            raise UserError(
+                "the distiller's file takes gradients within forward_train, of which each process has a part; "
+                "start it by python, not torchrun"
+            )
+        return gradient[ctx.own] * ctx.scale, None, None, None, None
 
 
-def whole(tensor: torch.Tensor, share: Share, count: int, scale: float | None = None) -> torch.Tensor:
+def whole(
+    tensor: torch.Tensor, share: Share, count: int, scale: float | None = None, of: "WholeBatch | None" = None
+) -> torch.Tensor:
     """The `count` rows of all processes, of which `tensor` has those of this one's `share`.
 
-    scale: of the gradient, where their loss is not weighed by the share.
+    scale: of the gradient, where their loss is not weighed by the share; of: what gathers them, for its forward pass.
     """
     if not share.is_divided(count):
         return tensor
     own = share.part(count)
-    return Whole.apply(tensor, own, count, scale or count / (own.stop - own.start))
+    return Whole.apply(tensor, own, count, scale or count / (own.stop - own.start), of)
 
 
 class WholeBatch:
@@ -67,7 +75,7 @@ class WholeBatch:
                 return forward(network, x, *args, **kwargs)
             with self.apart():
                 returned = forward(network, x[self.share.part(len(x))], *args, **kwargs)
-            return mapped(lambda tensor: whole(tensor, self.share, len(x), self.share.size), returned)
+            return mapped(lambda tensor: whole(tensor, self.share, len(x), self.share.size, self), returned)
 
         network.forward = types.MethodType(divided, network)  # of a copy, that of the copy
 

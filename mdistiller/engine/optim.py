@@ -91,7 +91,7 @@ class Minimiser:
         self.optimizer, self.scaler, self.max_norm, self.skips = optimizer, scaler, max_norm, skips
         self.skipped_in_a_row = 0
         self.is_pending = False  # whether there are gradients of which no step has been made
-        self.average: Callable[[list[torch.Tensor]], None] | None = None
+        self.average: Callable[..., list[Any]] | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -114,7 +114,9 @@ class Minimiser:
         (then 0); or None where it was not finite and the step was skipped.
         """
         if self.average is not None:
-            self.average(self.gradients())
+            found, like = self.pending(), self.parameters
+            averaged = self.average([gradient for group in found for gradient in group], len(found) * like)
+            self.set_pending([averaged[i : i + len(like)] for i in range(0, len(averaged), len(like))])
         if self.scaler is not None and self.max_norm > 0:
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm(self.gradients())

@@ -4,12 +4,13 @@ import contextlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from mdistiller.dataset import BatchSource, Data, build_data
+from mdistiller.dataset import BatchSource, Data, ImageSet, build_data
 from mdistiller.distillers import Distiller, build_distiller, find_method
 from mdistiller.errors import UserError
 from mdistiller.models.folding import fold_batch_norms
@@ -165,8 +166,11 @@ def run_experiment(
 def build_parts(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, processes: Processes = ONE) -> Parts:
     """The images and networks that `cfg` names, the global generators seeded for what draws from them next."""
     models, needs_teacher = benchmark.models_for(cfg.DATASET.TYPE), find_method(cfg.DISTILLER.TYPE).needs_teacher
+    options: dict[str, Any] = {"share": processes.share, "memory_format": memory_format_of(cfg)}
+    data = build_data(cfg, device, cfg.EXPERIMENT.SEED, **options) if processes.is_first else None
+    hold = processes.first(lambda: data is not None and isinstance(data.train.image_set, ImageSet))
     with processes.in_turn():
-        data = build_data(cfg, device, cfg.EXPERIMENT.SEED, share=processes.share, memory_format=memory_format_of(cfg))
+        data = data or build_data(cfg, device, cfg.EXPERIMENT.SEED, **options, hold=hold)
     if data.num_classes < 2:
         raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
     if cfg.LOG.WANDB:

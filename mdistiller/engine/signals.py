@@ -89,14 +89,23 @@ def end_later() -> None:
     """
     signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, signals))
+
+    def forget() -> None:  # in a worker, which the script ends; Ctrl-C reaches both
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+
+    os.register_at_fork(after_in_child=forget)
 
     def wait() -> None:
         number = signal.sigwait(signals)
         time.sleep(PATIENCE)
         os._exit(128 + number)
 
-    threading.Thread(target=wait, daemon=True).start()
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    for number in signals:  # which a thread from before can still get
+        signal.signal(number, lambda number, _: signal.pthread_kill(thread.ident or 0, number))
 
 
 @contextlib.contextmanager

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING
-from mdistiller.engine.distributed import select_device
-from mdistiller.engine.launch import Launch
+from mdistiller.engine.launch import Launch, select_device
 from mdistiller.errors import UserError
 from tests.engine.processes import launcher, relational, steps
 
@@ -82,7 +81,7 @@ def test_a_process_knows_which_one_it_is(monkeypatch):
 @pytest.mark.parametrize(("name", "value"), [("RANK", None), ("MASTER_ADDR", None), ("LOCAL_RANK", "x")])
 def test_half_an_environment_of_torchrun_is_refused(monkeypatch, name, value):
     launched(monkeypatch, **{name: value})
-    with pytest.raises(UserError, match=r"WORLD_SIZE is '4', and \w+ or MASTER_ADDR is not as torchrun sets it"):
+    with pytest.raises(UserError, match=r"WORLD_SIZE is '4', and .* is not as torchrun sets it"):
         Launch()
 
 
@@ -93,3 +92,31 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
         select_device("cuda")
     with pytest.raises(UserError, match="--device cuda:1 is one GPU for 4 processes; type --device cuda"):
         select_device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("Named", "leave relates_images = False out"), ("Inner", "start it by python, not torchrun")]
+)
+def test_a_file_that_needs_one_process_says_so_in_each(tmp_path, name, message):
+    processes = launcher.start(2, steps.__file__, tmp_path / "none.pt", "float64", f"{relational.__file__}:{name}")
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert all(process.returncode != 0 for process in processes)
+    assert any(message in error for error in errors), errors
+
+
+def test_a_part_without_a_gradient_joins_those_with_one(tmp_path):
+    path = tmp_path / "hard.pt"
+    launcher.run(2, steps.__file__, path, "float64", f"{relational.__file__}:Hard")
+    (found,) = torch.load(path).values()
+    assert all(torch.as_tensor(norm).isfinite() for norm in found["norms"])
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"WORLD_SIZE": 0}, {"RANK": 5}, {"LOCAL_RANK": 3}, {"LOCAL_WORLD_SIZE": 0}, {"MASTER_PORT": 99999}],
+    ids=str,
+)
+def test_numbers_that_no_launch_has_are_refused(monkeypatch, numbers):
+    launched(monkeypatch, **numbers)
+    with pytest.raises(UserError, match="is not as torchrun sets it"):
+        Launch()

@@ -18,8 +18,8 @@ import torch
 from mdistiller.checks import whole
 from mdistiller.dataset.streaming import available_cores
 from mdistiller.engine.cli import run_script
-from mdistiller.engine.distributed import select_device
 from mdistiller.engine.flags import FlagParser
+from mdistiller.engine.launch import select_device
 from tools.benchmark.parts import crd, epoch, files, loader, losses, processes, saving, step, teacher
 from tools.benchmark.report import table_of
 

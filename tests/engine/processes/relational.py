@@ -55,3 +55,37 @@ class Views(Distiller):
             before, _ = self.copies[0](image)
         loss = (logits - again).square().mean() + some.square().sum() / 100 + (logits - before).square().mean()
         return logits, {"loss_ce": nn.functional.cross_entropy(logits, target), "loss_kd": loss}
+
+
+class Hard(Local):
+    """Means over images of which some parts have none: a layer that not every part reaches."""
+
+    relates_images = False
+
+    def forward_train(self, image, target, **kwargs):
+        logits, features = self.student(image)
+        chosen = target % 2 == 0
+        pooled = self.layer(features["pooled_feat"]) if chosen.sum() > 4 else features["pooled_feat"]
+        losses = {"loss_ce": nn.functional.cross_entropy(logits, target), "loss_kd": pooled.square().mean()}
+        return logits, losses
+
+
+class Named(Local):
+    """Losses whose names depend on the images."""
+
+    relates_images = False
+
+    def forward_train(self, image, target, **kwargs):
+        logits, _ = self.student(image)
+        loss = nn.functional.cross_entropy(logits, target)
+        return logits, {"loss_ce": loss, f"loss_{int(target[0])}": 0 * loss}
+
+
+class Inner(Relational):
+    """Takes gradients by the images itself."""
+
+    def forward_train(self, image, target, **kwargs):
+        image = image.clone().requires_grad_()
+        logits, _ = self.student(image)
+        (gradient,) = torch.autograd.grad(logits.sum(), image, retain_graph=True)
+        return logits, {"loss_ce": nn.functional.cross_entropy(logits + gradient.mean(), target)}
