@@ -27,6 +27,7 @@ class Layout(NamedTuple):
     side: int
     extra_tokens: int | None = None
     is_channels_last: bool = False
+    is_batch_second: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Reading:
     """A tensor of a forward pass: what call `number` of `module` takes or returns, and how it is a map.
 
     activation: an operation that is yet to be applied, its name and other arguments; extra_tokens: those before a map's
-    own, of tokens (batch, tokens, channels).
+    own, of tokens (batch, tokens, channels) or (tokens, batch, channels).
     """
 
     module: nn.Module
@@ -44,6 +45,7 @@ class Reading:
     activation: tuple[str, tuple[Any, ...], dict[str, Any]] | None = None
     extra_tokens: int | None = None
     is_channels_last: bool = False
+    is_batch_second: bool = False
 
     def finish(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` as a map (batch, channels, height, width)."""
@@ -51,7 +53,7 @@ class Reading:
             operation, args, kwargs = self.activation
             tensor = getattr(torch.ops.aten, operation)(tensor, *args, **kwargs)
         if self.extra_tokens is not None:
-            tokens = tensor[:, self.extra_tokens :]
+            tokens = (tensor.transpose(0, 1) if self.is_batch_second else tensor)[:, self.extra_tokens :]
             return tokens.mT.unflatten(2, (math.isqrt(tokens.shape[1]), -1))
         return tensor.permute(0, 3, 1, 2) if self.is_channels_last else tensor
 
@@ -77,11 +79,13 @@ def layout_of(shape: torch.Size, before: Layout) -> Layout | None:
         is_first, is_last = shape[2] == shape[3], shape[1] == shape[2]
         if is_first or is_last:
             return Layout(shape[2], None, is_last and (not is_first or before.is_channels_last))
-    if len(shape) == 3 and shape[0] == BATCH:
-        for side in (before.side, math.isqrt(shape[1])):
-            extra = shape[1] - side**2
+    if len(shape) == 3 and BATCH in shape[:2]:
+        is_batch_second = shape[0] != BATCH
+        tokens = shape[0 if is_batch_second else 1]
+        for side in (before.side, math.isqrt(tokens)):
+            extra = tokens - side**2
             if side and 0 <= extra <= MOST_EXTRA_TOKENS:
-                return Layout(side, extra)
+                return Layout(side, extra, is_batch_second=is_batch_second)
     return None
 
 
@@ -131,8 +135,7 @@ def read_map(trace: Trace, value: int, layout: Layout) -> Map | None:
     if preact is None:
         source, preact = value, feat
     feat, preact = (
-        replace(reading, extra_tokens=layout.extra_tokens, is_channels_last=layout.is_channels_last)
-        for reading in (feat, preact)
+        replace(reading, **dict(zip(layout._fields[1:], layout[1:], strict=True))) for reading in (feat, preact)
     )
     return Map(value, layout.side, feat, preact, source)
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.errors import UserError
-from mdistiller.models import build_model, canonical_name
-from mdistiller.models.adapt import adapt
+from mdistiller.models import build_model, canonical_name, find_classifier
+from mdistiller.models.adapt import adapt, attach
 from mdistiller.models.folding import FoldedBatchNorm, fold_batch_norms
 from tests.models.foreign import NETWORKS, build, images, outputs
 
@@ -112,6 +112,19 @@ def test_a_map_after_an_activation_that_is_no_module_is_what_the_next_module_get
     torch.testing.assert_close(features["final_map"].mean((2, 3)), features["pooled_feat"])
 
 
+class Tokens(nn.Module):
+    """A transformer whose tokens, with one for the class, are (tokens, batch, channels)."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.patches, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, num_classes)
+        self.blocks = nn.Sequential(*(nn.TransformerEncoderLayer(8, 2, 8) for _ in range(4)))
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).permute(2, 0, 1)
+        return self.fc(self.blocks(torch.cat([x[:1], x]))[0])
+
+
 class TwoOutputs(Functional):
     def forward(self, x):
         return super().forward(x), {"mine": x}
@@ -180,6 +193,45 @@ class Large(Functional):
         return super().forward(F.unfold(x, 20) * 0 if self.training and min(x.shape[2:]) < 20 else x)
 
 
+class Product(Functional):
+    """Classifies by a product with a parameter."""
+
+    def forward(self, x):
+        return F.relu(self.bn2(self.conv2(self.conv1(x)))).mean((2, 3)) @ self.fc.weight.T
+
+
+class Cosines(Functional):
+    """Classifies by cosines."""
+
+    def forward(self, x):
+        pooled = F.relu(self.bn2(self.conv2(self.conv1(x)))).mean((2, 3))
+        return F.linear(F.normalize(pooled), F.normalize(self.fc.weight))
+
+
+class VectorsFirst(Functional):
+    def forward(self, x):
+        return self.conv1(x), x.mean((2, 3)), super().forward(x)
+
+
+class ByAnotherName(Functional):
+    def forward(self, x):
+        return {"embedding": x.mean((2, 3)), "scores": super().forward(x)}
+
+
+class WithFeatures(Functional):
+    """Has the features of MDistiller's networks, and no `final_map`."""
+
+    def forward(self, x):
+        feat = self.bn1(self.conv1(x))
+        return super().forward(x), {"feats": [feat], "preact_feats": [feat], "pooled_feat": feat.mean((2, 3))}
+
+    def get_stage_channels(self):
+        return [8]
+
+    def get_bn_before_relu(self):
+        return [self.bn1]
+
+
 class NoClassifier(Functional):
     def forward(self, x):
         return self.conv2(self.conv1(x)).flatten(1)[:, :4]
@@ -193,6 +245,7 @@ class NoClassifier(Functional):
         (nn.Sequential(nn.Conv2d(3, 4, 5), nn.Flatten()), 4, 4, "mine takes no images of 4x4 pixels"),
         (nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), 4, 4, "mine has no maps of features"),
         (nn.Identity(), 4, 4, "mine returns logits"),
+        (Functional(4).double(), 4, 16, "mine takes no images of 16x16 pixels .*double"),
     ],
 )
 def test_what_no_method_can_use_is_one_line(network, classes, size, message):
@@ -200,8 +253,44 @@ def test_what_no_method_can_use_is_one_line(network, classes, size, message):
         adapt(network, "mine", classes, size)
 
 
-def test_of_several_outputs_the_logits_count():
-    assert outputs(adapt(TwoOutputs(4), "mine", 4, 16).eval(), 16)[0].shape == (2, 4)
+@pytest.mark.parametrize("network", [TwoOutputs, VectorsFirst, ByAnotherName])
+def test_of_several_outputs_the_logits_count(network):
+    assert outputs(adapt(network(4), "mine", 4, 16).eval(), 16)[0].shape == (2, 4)
+
+
+@pytest.mark.parametrize("network", [Product, Cosines])
+def test_a_classifier_that_is_no_layer_leaves_the_average_of_the_last_map(network):
+    network = adapt(network(4), "mine", 4, 16)
+    _, features = outputs(network, 16)
+    torch.testing.assert_close(features["pooled_feat"], features["feats"][-1].mean((2, 3)))
+    assert "final_map" not in features
+
+
+def test_tokens_before_images_are_maps():
+    network = adapt(Tokens(4), "mine", 4, 16)
+    last = network.blocks[-1].register_forward_hook(lambda module, args, output: setattr(network, "last", output))
+    _, features = outputs(network, 16)
+    last.remove()
+    assert network.get_stage_channels() == [8] * 5
+    assert torch.equal(features["feats"][-1].flatten(2), network.last[1:].permute(1, 2, 0))
+
+
+def test_a_method_that_reads_a_classifier_that_is_no_layer_gets_one_line():
+    with pytest.raises(UserError, match="mine has no linear layer that gives its logits.*such as KD, FitNet"):
+        find_classifier(adapt(Product(4), "mine", 4, 16))
+
+
+def test_a_network_with_features_of_its_own_stays_as_it_is():
+    network = adapt(WithFeatures(4), "mine", 4, 16)
+    assert type(network) is WithFeatures and not network.has_final_map
+
+
+def test_norms_that_have_been_replaced_give_the_same_maps():
+    network = adapt(Functional(4), "mine", 4, 16)
+    expected = outputs(network, 16)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    attach(converted)
+    torch.testing.assert_close(outputs(converted, 16), expected)
 
 
 def test_auxiliary_logits_do_not_count():
