@@ -135,7 +135,13 @@ def read_map(trace: Trace, value: int, layout: Layout) -> Map | None:
     if preact is None:
         source, preact = value, feat
     feat, preact = (
-        replace(reading, **dict(zip(layout._fields[1:], layout[1:], strict=True))) for reading in (feat, preact)
+        replace(
+            reading,
+            extra_tokens=layout.extra_tokens,
+            is_channels_last=layout.is_channels_last,
+            is_batch_second=layout.is_batch_second,
+        )
+        for reading in (feat, preact)
     )
     return Map(value, layout.side, feat, preact, source)
 

@@ -276,7 +276,7 @@ def test_tokens_before_images_are_maps():
 
 
 def test_a_method_that_reads_a_classifier_that_is_no_layer_gets_one_line():
-    with pytest.raises(UserError, match="mine has no linear layer that gives its logits.*such as KD, FitNet"):
+    with pytest.raises(UserError, match=r"mine has no linear layer that gives its logits.*such as KD, FitNet"):
         find_classifier(adapt(Product(4), "mine", 4, 16))
 
 
