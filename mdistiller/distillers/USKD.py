@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import WEIGHT
+from mdistiller.errors import UserError
 from mdistiller.models import find_classifier
-from mdistiller.models._common import global_average
+from mdistiller.models._common import global_average, label_of
 
 from ._base import Distiller, Output
 from ._common import full_precision, is_target, stage_channels
@@ -69,7 +70,13 @@ class USKD(Distiller):
     def __init__(self, student: nn.Module, teacher: nn.Module | None, cfg: Any):
         super().__init__(student, teacher, cfg)
         self.alpha, self.beta, self.mu = cfg.USKD.ALPHA, cfg.USKD.BETA, cfg.USKD.MU
-        self.weak_classifier = nn.Linear(stage_channels(student)[-2], find_classifier(student).out_features)
+        channels = stage_channels(student)
+        if len(channels) < 2:
+            raise UserError(
+                f"USKD reads the last map but one, and {label_of(student)} has a single one; type another network, or "
+                "a method of logits, such as NKD"
+            )
+        self.weak_classifier = nn.Linear(channels[-2], find_classifier(student).out_features)
 
     def losses(self, student: Output, teacher: Any, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
         weak = self.weak_classifier(global_average(student.features["feats"][-2]))

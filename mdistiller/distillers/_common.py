@@ -12,7 +12,7 @@ from torch import nn
 
 from mdistiller.errors import UserError
 from mdistiller.models import probe_features
-from mdistiller.models._common import BatchNorm2d
+from mdistiller.models._common import BatchNorm2d, label_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,11 +145,10 @@ class ConvReg(nn.Module):
 def require_final_map(method: str, *networks: nn.Module) -> None:
     """Raise UserError for a network of others without "final_map", which `method` reads."""
     for network in networks:
-        contract = getattr(network, "contract", None)
-        if contract is not None and contract.final is None:
+        if not getattr(network, "has_final_map", True):
             raise UserError(
-                f"{method} asks the classifier about the last map, and that of {contract.name} reads no average of it; "
-                "choose another network, or another method"
+                f"{method} asks the classifier about the last map, and that of {label_of(network)} reads no average of "
+                "it; type another network, or a method of logits alone, such as KD, DKD or SKD"
             )
 
 

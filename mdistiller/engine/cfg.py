@@ -118,7 +118,8 @@ def add_section(cfg: CN, method: type[Distiller]) -> None:
 for _method in DISTILLERS.values():
     add_section(CFG, _method)
 
-TEXT_KEYS = frozenset(key for key, value in leaves(CFG).items() if isinstance(value, str))
+TEXT_LISTS = frozenset({"DISTILLER.FREEZE"})  # parts of a network may be called 0 and 1.10
+TEXT_KEYS = TEXT_LISTS | {key for key, value in leaves(CFG).items() if isinstance(value, str)}
 
 
 def config_for(method: type[Distiller]) -> CN:
@@ -171,7 +172,8 @@ def merge_pairs(
             raise UserError(f"{brief(key)!r} is no key; expected KEY VALUE pairs such as SOLVER.EPOCHS 60, without =")
         value: Any = text
         if not isinstance(leaves(cfg).get(key), str):
-            value = as_number(load(text, f'{key} {brief(text)!r} (quote lists, as in "[36,43,50]")'))
+            source = f'{key} {brief(text)!r} (quote lists, as in "[36,43,50]")'
+            value = load(text, source, {""}) if key in TEXT_LISTS else as_number(load(text, source))
         for part in reversed(key.split(".")):
             value = {part: value}
         is_meant = allow_new_sections and (mentions is None or all(map(mentions, key.split("."))))
@@ -205,7 +207,8 @@ def merge(
                 raise UserError(f"{name} in {source} is a section; expected {name}.KEY VALUE, not {brief(repr(value))}")
             merge(cfg[key], value, source, allow_new_sections, mentions, f"{name}.")
         else:
-            cfg[key] = coerce(name, value, cfg[key], source)
+            is_text = name in TEXT_LISTS and isinstance(value, list)
+            cfg[key] = value if is_text else coerce(name, value, cfg[key], source)
 
 
 def show_cfg(cfg: CN) -> None:

@@ -12,6 +12,7 @@ from mdistiller.models import find_classifiers
 # Places that are taken before others that fit as well, in this order.
 DOCUMENTED = ("model",), ("state_dict",), ("model_state_dict",), ()
 MOST_PLACES, DEEPEST, MOST_PREFIXES = 10_000, 10, 50  # dicts that are looked at, keys to one, prefixes in one
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's published files: norm.1.weight
 COUNTER = "num_batches_tracked"  # of a batch norm, which files from before torch 0.4.1 lack
 
 LONGEST_TEXT, LONGEST_CONFIG, MOST_VALUES = 500, 100_000, 100_000  # characters; values in a dict of `meta`
@@ -60,7 +61,7 @@ def find_state_dict(content: dict[Any, Any], network: nn.Module | None) -> list[
     found = [
         compared(place, prefix, tensors, expected, classifier)
         for place, dict_of_tensors in state_dicts(content)
-        for prefix, tensors in by_prefix(dict_of_tensors, expected)
+        for prefix, tensors in by_prefix(with_present_names(dict_of_tensors, expected), expected)
     ]
     found.sort(key=lambda candidate: candidate.preference)
     equal = [other for other in found[1:] if other.fits and other.preference == found[0].preference]
@@ -87,6 +88,15 @@ def state_dicts(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], d
                 dicts.append(((*place, key), value))
         if len(dicts) > MOST_PLACES:
             return
+
+
+def with_present_names(
+    tensors: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """`tensors` of an old file of a DenseNet by torchvision's names since, unless `expected` has the old ones."""
+    if any(map(OLD_DENSENET.search, expected)):
+        return tensors
+    return {OLD_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
 
 
 def by_prefix(

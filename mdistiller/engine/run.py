@@ -13,6 +13,7 @@ from yacs.config import CfgNode as CN
 from mdistiller.dataset import BatchSource, Data, ImageSet, build_data
 from mdistiller.distillers import Distiller, build_distiller, find_method
 from mdistiller.errors import UserError
+from mdistiller.models.adapt import attach
 
 from .cfg import changed, used_sections
 from .describe import describe_code, describe_run, hint_of_devices, hints
@@ -54,6 +55,7 @@ def assemble(
         for name, part in distiller.named_children():
             if part is not distiller.teacher or not distiller.teacher_is_constant:  # whose folded norms do nothing
                 setattr(distiller, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
+        attach(distiller)
     distiller = distiller.to(train.device).to(memory_format=memory_format_of(cfg))
     distiller.set_targets(train.image_set.targets)
     if train.device.type == "cpu":

@@ -128,7 +128,7 @@ class _Loader(yaml.SafeLoader):
             return self._scalar(node, name in text_keys)
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind == "seq" and isinstance(node, yaml.SequenceNode):
-            return [self.value_of(item, text_keys, depth=depth + 1) for item in node.value]
+            return [self.value_of(item, text_keys, name, depth + 1) for item in node.value]
         if kind != "map" or not isinstance(node, yaml.MappingNode):
             raise ValueError(f"it holds a {brief(kind)}; expected text, numbers, lists and sections")
         self.flatten_mapping(node)

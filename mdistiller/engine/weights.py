@@ -95,7 +95,7 @@ def weights_classes(state_dict: dict[str, Any], meta: dict[str, Any], network: n
 
     Known are those in `meta`; a file without, that scores 1000 classes, is taken for a published one of ImageNet.
     """
-    scores = state_dict.get(classifier_names(network)[-1])
+    scores = next((state_dict[name] for name in reversed(classifier_names(network)) if name in state_dict), None)
     is_imagenets = scores is not None and scores.shape[:1] == (len(IMAGENET_WNIDS),)
     return meta.get("dataset", {}).get("classes") or (IMAGENET_WNIDS if is_imagenets else None)
 

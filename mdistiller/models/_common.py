@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mdistiller.errors import UserError
+
 
 class Features(TypedDict):
     """What a network returns beside its logits; `mdistiller.models` says what each is."""
@@ -60,8 +62,19 @@ def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def find_classifier(network: nn.Module) -> nn.Linear:
-    """The layer of `network` that turns `pooled_feat` into logits."""
-    return find_classifiers(network)[0]
+    """The layer of `network` that turns `pooled_feat` into logits. Raises UserError where there is none."""
+    classifiers = find_classifiers(network)
+    if not classifiers:
+        raise UserError(
+            f"{label_of(network)} has no linear layer that gives its logits, which the method reads; type another "
+            "network, or a method that reads none, such as KD, FitNet or ReviewKD"
+        )
+    return classifiers[0]
+
+
+def label_of(network: nn.Module) -> str:
+    """What `network` is called in messages."""
+    return getattr(getattr(network, "contract", None), "name", type(network).__name__)
 
 
 def find_classifiers(network: nn.Module) -> list[nn.Linear]:

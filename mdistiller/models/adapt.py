@@ -1,173 +1,197 @@
-"""Any network for images as one of ours: torchvision's, timm's, or of a user's file.
+"""Any network for images as one of ours: `adapt` gives it the contract of `mdistiller.models`.
 
-One image is sent through the network, and its modules are watched meanwhile. A module that lowers the resolution of
-maps once or not at all is a unit; one that does so several times, such as a whole backbone, is looked into. So the
-network becomes a sequence of units up to its global pooling, and of the maps between them `feats` are the last of each
-resolution; where there is one resolution only, as in a vision transformer, they are the first and the last. The tokens
-of a transformer count as a map of patches, without those that stand for no patch. The rest of the contract is found
-from there: a map's activation and the last batch norm before it that is as wide; the classifier, which is the last
-linear layer that gives a number a class, and what it is given.
+The network itself stays: its state dict keeps its names, its forward runs as its authors wrote it, and returns
+`(logits, features)`. One forward pass in eval mode, when it is adapted, shows where the features are:
 
-The network stays what it was, with its own names in the state dict. It gets a class that derives from its own.
+- `feats`: the last map of each resolution, the largest first. A map is a tensor through which all must pass that the
+  logits depend on, so the sum of a residual block and not its branches; channels come first, whatever the network's
+  layout, and tokens are put back in rows, those for the class, for distillation and registers left out. A network of
+  one resolution, such as a ViT, lists five maps at equal depths.
+- `preact_feats`: the same maps before their activation; those without one, or whose activation a module's own code
+  applies to what no module returns, are the same.
+- `pooled_feat`: (batch, channels), what the classifier reads; of one that is no layer, the average of the last map.
+- `final_map`: the last of `feats`, where `pooled_feat` is its average and the logits are linear in that.
+
+`get_stage_channels()` lists the channels of `feats`; `get_bn_before_relu()` the batch norms that make `preact_feats`.
 """
 
-from typing import cast
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, printable
+from mdistiller.models._common import Features
+from mdistiller.models._head import ConvolutionAsLinear, agree, find_classifiers, is_product, main_logits, pooled_of
+from mdistiller.models._maps import Reading, find_maps, norms_before
+from mdistiller.models._probe import BATCH, Trace, images_for, left_as_it_was, trace
+from mdistiller.models._taps import Contract
 
-from ._adapted import Adapted, Contract, Stage, Tap, logits_of
-from ._watch import ACTIVATIONS, Call, Grid, as_map, grid_of, is_channels_last, watch
+OURS = {"feats", "preact_feats", "pooled_feat"}
+USUAL_SIZES = 32, 64, 96, 128, 224, 256, 299, 384, 448
 
-CLOSE = 1e-4  # of the mean of a final map and what the classifier is given
+
+class Adapted(nn.Module):
+    """Goes before the class of an adapted network."""
+
+    contract: Contract
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
+        """Logits (batch, classes) and features of images (batch, 3, height, width)."""
+        if self.training and self.contract.refusal:
+            raise UserError(self.contract.refusal)
+        self.contract.start()
+        return self.contract.finish(super().forward(x))
+
+    def get_stage_channels(self) -> list[int]:
+        return list(self.contract.channels)
+
+    def get_num_stages(self) -> int:
+        """How many of the maps are not the stem's; of a single map, one."""
+        return max(len(self.contract.channels) - 1, 1)
+
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """Raises UserError where a stage has none."""
+        norms = [norm for norm in self.contract.norms[-self.get_num_stages() :] if norm is not None]
+        if len(norms) < self.get_num_stages():
+            raise UserError(
+                f"{self.contract.name} has no batch norm before each of its maps, which the method reads; type another "
+                "network, or a method that reads none, such as KD, FitNet or ReviewKD"
+            )
+        return norms
 
 
 def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> nn.Module:
-    """`network` itself, which meets the contract of `mdistiller.models` from now on.
+    """`network` itself, which meets the contract of `mdistiller.models` from now on; one that does already stays so.
 
     name: in messages; num_classes: that its logits must have; image_size: a side of its images, in pixels. Raises
-    UserError where it takes no such images, or gives no such logits.
+    UserError where it does not run on such images, gives no such logits, or has no classifier or no maps.
     """
-    parameter = next(network.parameters(), torch.zeros(()))
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, image_size, image_size, generator=generator).to(parameter)
-    try:
-        call, returned = watch(network, image)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"network {name} takes no images of {image_size}x{image_size} pixels ({type(error).__name__}: {reason}); "
-            "type another DATASET.IMAGE_SIZE, or give it arguments by DISTILLER.STUDENT_ARGS or TEACHER_ARGS"
-        ) from error
-    if isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict) and "feats" in returned[1]:
+    written = _trace(network, image_size, name)
+    logits = _check_logits(written, num_classes, name)
+    if _is_ours(network, written.output):
+        vars(network)["has_final_map"] = "final_map" in written.output[1]
         return network
+    value = written.value(logits)
+    heads = [] if value is None else find_classifiers(written, value)
+    if value is None or not (heads or is_product(written, value)):
+        raise UserError(
+            f"network {name} has no linear layer that gives {num_classes} logits, as methods expect; end it in an "
+            "nn.Linear or a convolution of 1x1"
+        )
+    contract = Contract(name, num_classes, image_size)
+    pooled = (heads[0].input if heads else None) or value
+    maps = find_maps(written, value, pooled)
+    if not maps:
+        raise UserError(f"network {name} has no maps of features (batch, channels, height, width) or tokens")
+    tensors = [replace(each.feat, activation=None).finish(written.tensors[each.value]) for each in maps]
+    contract.channels = [tensor.shape[1] for tensor in tensors]
+    contract.norms = norms_before(written, maps, [tensor.shape for tensor in tensors])
+    contract.classifiers = [
+        ConvolutionAsLinear(head.module) if isinstance(head.module, nn.Conv2d) else head.module for head in heads
+    ]
+    vector = pooled_of(written.tensors[pooled])
+    with torch.no_grad():
+        is_linear = bool(heads) and agree([head(vector) for head in contract.classifiers], logits)
+    contract.has_final_map = vars(network)["has_final_map"] = is_linear and agree(
+        [tensors[-1].mean(dim=(2, 3))], vector
+    )
+    contract.feats = [contract.keep(each.feat, network) for each in maps]
+    contract.preacts = [contract.keep(each.preact, network) for each in maps]
+    if heads:
+        contract.pooled, _ = contract.keep(Reading(heads[0].module, heads[0].number, of_input=True), network)
+    adapted = _with_contract(network, contract)
+    contract.refusal = _why_not_trained(adapted, image_size, name)
+    return adapted
+
+
+def _with_contract(network: nn.Module, contract: Contract) -> nn.Module:
+    """Its class becomes one that derives from it, of the same name, so that names of its state stay."""
+    theirs = type(network)
     try:
-        logits = logits_of(returned)
-    except (LookupError, TypeError, StopIteration, AttributeError):
-        logits = None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
-        got = f"logits {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(returned).__name__
-        raise UserError(f"network {name} returns {got} for one image; expected logits (1, {num_classes})")
-    vars(network)["contract"] = contract_of(call, name, num_classes, image)
-    network.__class__ = type(type(network).__name__, (Adapted, type(network)), {"__module__": type(network).__module__})
+        if "forward" in vars(network):
+            raise TypeError("its forward is set on the instance")
+        network.__class__ = type(theirs.__name__, (Adapted, theirs), {"__module__": theirs.__module__})
+    except TypeError as error:
+        raise UserError(
+            f"network {contract.name} cannot be adapted ({_line(error)}); expected an nn.Module, neither compiled nor "
+            "scripted"
+        ) from error
+    vars(network).update(contract=contract, has_final_map=contract.has_final_map)
     return network
 
 
-def contract_of(root: Call, name: str, num_classes: int, image: torch.Tensor) -> Contract:
-    """The contract of a network whose call with `image` is `root`."""
-    calls = list(root.walk())
-    classifiers = [
-        call
-        for call in calls
-        if isinstance(call.module, nn.Linear)
-        and call.module.out_features == num_classes
-        and call.returned.shape == (1, num_classes)
-    ]
-    if not classifiers:
-        raise UserError(f"network {name} has no linear layer that gives {num_classes} logits, as methods expect")
-    classifier = classifiers[0] if len(classifiers) == 2 else classifiers[-1]  # two: of the class and of a token
-    units, patches = units_of(root, None)
-    maps = maps_of(units, image, patches)
-    if not maps:
-        raise UserError(f"network {name} has no maps of features (batch, channels, height, width) or tokens")
-    stages, after = [], -1
-    for call, takes_given, tensor in maps:
-        place = max(place for place, each in enumerate(calls) if each is call)
-        stages.append(stage_of(call, takes_given, tensor, calls, range(after + 1, place + (not takes_given)), patches))
-        after = place
-    pooled = Tap(classifier.module, classifier.number, takes_given=True)
-    heads = [cast(nn.Linear, call.module) for call in classifiers]
-    heads.sort(key=lambda head: head is not classifier.module)
-    contract = Contract(name, image.shape[2], patches, stages, heads, pooled)
-    call, takes_given, last = maps[-1]
-    if not takes_given and call.is_changed:
-        last = call.copy
-    grid = grid_of(last, patches)
-    assert grid is not None
-    final = as_map(last, grid, stages[-1].is_last)
-    for function in (torch.positive, F.relu, F.relu6, F.silu, F.hardswish):
-        mean = function(final).mean(dim=(2, 3))
-        if mean.shape == classifier.given.shape and torch.allclose(mean, classifier.given, rtol=CLOSE, atol=CLOSE):
-            contract.final = function
+def _is_ours(network: nn.Module, output: Any) -> bool:
+    if not (isinstance(output, (tuple, list)) and len(output) == 2 and isinstance(output[1], Mapping)):
+        return False
+    return output[1].keys() >= OURS and all(
+        hasattr(network, name) for name in ("get_stage_channels", "get_bn_before_relu")
+    )
+
+
+def attach(network: nn.Module) -> None:
+    """Read the features of `network` and those in it from the modules that they have now, of which some are new."""
+    for module in network.modules():
+        if isinstance(module, Adapted):
+            for tap in module.contract.taps:
+                tap.attach(module)
+
+
+def _probe(network: nn.Module, image_size: int) -> Trace:
+    return trace(network, images_for(network, image_size).float())
+
+
+def _trace(network: nn.Module, image_size: int, name: str) -> Trace:
+    try:
+        return _probe(network, image_size)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        reason = error
+    raise UserError(_too_small(network, image_size, name, reason, _probe)) from reason
+
+
+@torch.no_grad()
+def _train(network: nn.Module, image_size: int) -> None:
+    with left_as_it_was(network, mode=True):
+        network(images_for(network, image_size).float())
+
+
+def _why_not_trained(network: nn.Module, image_size: int, name: str) -> str:
+    """Why a network that runs in eval mode does not in train mode; empty where it does."""
+    try:
+        _train(network, image_size)
+    except UserError as error:
+        return str(error)
+    except (Exception, SystemExit) as error:
+        return _too_small(network, image_size, f"{name}, in training,", error, _train)
+    return ""
+
+
+def _too_small(
+    network: nn.Module, image_size: int, name: str, error: BaseException, run: Callable[[nn.Module, int], Any]
+) -> str:
+    """The line about an error of a forward pass, with the next usual size that `run` takes."""
+    hint = "type another DATASET.IMAGE_SIZE, or give it arguments by DISTILLER.STUDENT_ARGS or TEACHER_ARGS"
+    for size in (size for size in USUAL_SIZES if size > image_size):
+        with contextlib.suppress(Exception, SystemExit):
+            run(network, size)
+            hint = f"it takes {size}x{size}: type DATASET.IMAGE_SIZE {size}"
             break
-    return contract
+    return f"network {name} takes no images of {image_size}x{image_size} pixels ({_line(error)}); {hint}"
 
 
-def units_of(call: Call, patches: Grid | None) -> tuple[list[Call], Grid | None]:
-    """The units below `call`, and the patches of a network whose maps become tokens."""
-    for each in call.walk():
-        if isinstance(each.module, nn.Conv2d) and patches is None and is_embedding(each):
-            patches = grid_of(each.returned, None)
-    units: list[Call] = []
-    for each in call.calls:
-        low, high = (grid_of(tensor, patches) for tensor in (each.returned, each.given))
-        grids = {grid for below in each.walk() if (grid := grid_of(below.returned, patches))}
-        between = {grid for grid in grids if low and high and low <= grid <= high}
-        is_unit = low is not None and len(between | ({high} if high else set())) <= 2
-        units += [each] if is_unit or not each.calls else units_of(each, patches)[0]
-    return units, patches
+def _check_logits(written: Trace, num_classes: int, name: str) -> torch.Tensor:
+    """The logits of a probe. Raises UserError where they are none, or of another number of classes."""
+    logits = main_logits(written.output, num_classes)
+    if isinstance(logits, torch.Tensor) and logits.shape == (BATCH, num_classes) and logits.is_floating_point():
+        return logits
+    got = f"logits {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+    raise UserError(f"network {name} returns {got} for {BATCH} images; expected logits ({BATCH}, {num_classes})")
 
 
-def is_embedding(call: Call) -> bool:
-    """Whether a convolution cuts an image into patches."""
-    convolution = cast(nn.Conv2d, call.module)
-    return convolution.in_channels == 3 and convolution.kernel_size == convolution.stride != (1, 1)
-
-
-def maps_of(units: list[Call], image: torch.Tensor, patches: Grid | None) -> list[tuple[Call, bool, torch.Tensor]]:
-    """The maps of the contract: the call, whether it was given or returned the map, and the map."""
-    found: dict[Grid, list[tuple[Call, bool, torch.Tensor]]] = {}
-    smallest: Grid | None = None
-    for call in units:
-        for takes_given, tensor in ((True, call.given), (False, call.returned)):
-            grid = grid_of(tensor, patches)
-            if tensor is image or (takes_given and grid is None and smallest is None):
-                continue
-            is_pooled = grid == (1, 1) and (smallest != grid if takes_given else not call.transforms)
-            if grid is None or is_pooled or (smallest is not None and grid > smallest):
-                if found and (grid is None or is_pooled):
-                    return listed(found)
-                continue
-            smallest = grid
-            same = found.setdefault(grid, [])
-            if same and same[-1][2] is tensor and not takes_given and call.transforms:  # in place
-                same.pop()
-            if not same or same[-1][2] is not tensor:
-                same.append((call, takes_given, tensor))
-    return listed(found) if found else []
-
-
-def listed(found: dict[Grid, list[tuple[Call, bool, torch.Tensor]]]) -> list[tuple[Call, bool, torch.Tensor]]:
-    """The last map of each resolution, without a last one that is but pooled; of a single one the first, too."""
-    *others, last = found.values()
-    if others and not any(takes_given or call.transforms for call, takes_given, _ in last):
-        others, last = others[:-1], others[-1]
-    if not others:
-        return [last[0], last[-1]] if len(last) > 1 else last
-    return [same[-1] for same in (*others, last)]
-
-
-def stage_of(
-    call: Call, takes_given: bool, tensor: torch.Tensor, calls: list[Call], places: range, patches: Grid | None
-) -> Stage:
-    """The stage that ends with the map `tensor`, which `call` was given or returned. places: of its calls."""
-    within = [calls[place] for place in places]
-    channels_last = tensor.ndim == 4 and is_channels_last(tensor)
-    channels = tensor.shape[2 if tensor.ndim == 3 else 3 if channels_last else 1]
-    made_by = [each for each in within if isinstance(each.module, ACTIVATIONS) and each.returned is tensor]
-    before = None
-    if made_by:
-        activation = made_by[-1]
-        if getattr(activation.module, "inplace", False):
-            vars(activation.module)["inplace"] = False
-        before = Tap(activation.module, activation.number, takes_given=True)
-    norms = [
-        each.module
-        for each in within
-        if isinstance(each.module, nn.BatchNorm2d) and each.returned.shape == tensor.shape and not channels_last
-    ]
-    after = Tap(call.module, call.number, takes_given, copies=not takes_given and call.is_changed)
-    return Stage(after, before, channels, channels_last, norms[-1] if norms else None)
+def _line(error: BaseException) -> str:
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")

@@ -5,17 +5,16 @@ CVPR 2018, section 3.2.
 """
 
 import copy
-from collections import Counter
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_leaves
 
-from ._watch import watch
+from ._probe import images_for, trace
 
-ROUNDING = 1e-4  # in the outputs of a folded network, beside their largest
+SIDE = 32  # of the images, in pixels, on which a network of ours is looked at
 
 
 class FoldedBatchNorm(nn.BatchNorm2d):
@@ -34,52 +33,12 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """A copy of `network` for inference: in eval mode, without gradients, batch norms folded into convolutions.
 
     Modules keep their names and state; only what a folded convolution returns, and its weight and bias, differ. A batch
-    norm is folded where it alone reads what a convolution makes and both run once, as torch.fx finds. In a network of
-    others, where torch.fx may lose its way, an image's does, and a second one shows that nothing else reads it.
+    norm is folded where it alone reads what a convolution makes and both run once, as a forward pass shows.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
-    contract = getattr(folded, "contract", None)
-    pairs = _foldable_pairs(folded) if contract is None else _watched_pairs(folded, contract.image_size)
-    for convolution, norm in pairs:
+    for convolution, norm in _foldable_pairs(folded):
         _fold(convolution, norm)
-    if contract is not None and not _is_equal(network, folded, contract.image_size):
-        return copy.deepcopy(network).eval().requires_grad_(False)
     return folded
-
-
-def _watched_pairs(network: nn.Module, image_size: int) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Pairs (convolution, batch norm) of modules of `network`, by the calls that one image makes."""
-    root, _ = watch(network, _image_for(network, image_size, seed=0))
-    calls = list(root.walk())
-    counts, readers = (
-        Counter(call.module for call in calls),
-        Counter(id(call.given) for call in calls if not call.calls),
-    )
-    makers = {id(call.returned): call.module for call in calls if type(call.module) is nn.Conv2d}
-    pairs = []
-    for call in calls:
-        norm, convolution = call.module, makers.get(id(call.given))
-        if type(norm) is nn.BatchNorm2d and norm.running_mean is not None and isinstance(convolution, nn.Conv2d):
-            if readers[id(call.given)] == counts[norm] == counts[convolution] == 1:
-                pairs.append((convolution, norm))
-    return pairs
-
-
-@torch.no_grad()
-def _is_equal(network: nn.Module, folded: nn.Module, image_size: int) -> bool:
-    """Whether both turn an image into the same logits and features, up to rounding."""
-    image, was_training = _image_for(network, image_size, seed=1), network.training
-    expected, found = (tree_leaves(each(image)) for each in (network.eval(), folded))
-    network.train(was_training)
-    return all(
-        torch.allclose(a, b, rtol=ROUNDING, atol=ROUNDING * float(a.abs().max()))
-        for a, b in zip(expected, found, strict=True)
-    )
-
-
-def _image_for(network: nn.Module, image_size: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(1, 3, image_size, image_size, generator=generator).to(next(network.parameters()))
 
 
 @torch.no_grad()
@@ -98,28 +57,26 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     norm.__class__ = FoldedBatchNorm
 
 
-class _Tracer(fx.Tracer):
-    """Follows `forward` where it branches on the size of an image; either way, the modules before are the same."""
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        return True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
-
-
 def _foldable_pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Pairs (convolution, batch norm) of modules of `network`."""
-    graph = _Tracer().trace(network)
-    called: dict[Any, Any] = {
-        node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
-    }
-    calls = Counter(called.values())
+    """Pairs (convolution, batch norm) of modules of `network`; none where it does not run on the images of a probe."""
+    contract = getattr(network, "contract", None)
+    try:
+        written = trace(network, images_for(network, SIDE if contract is None else contract.image_size))
+    except (RuntimeError, ValueError, AssertionError):
+        return []
+    returned = {id(leaf) for leaf in tree_leaves(written.output)}
+    makers = {call.output: call.module for call in written.calls if type(call.module) is nn.Conv2d and call.made_output}
 
-    def can_fold(source: fx.Node, norm: nn.Module) -> bool:
-        convolution = called.get(source)
-        if type(convolution) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
-            return False
-        return calls[convolution] == calls[norm] == 1 and len(source.users) == 1
+    def is_all_that_reads(norm: nn.BatchNorm2d, convolution: nn.Conv2d, between: torch.Tensor) -> bool:
+        once = written.numbers[norm] == written.numbers[convolution] == 1
+        reads = {written.reads[id(tensor)] for tensor in (between, convolution.weight)}
+        hooks = (*convolution._forward_hooks, *convolution._forward_pre_hooks, *norm._forward_pre_hooks)
+        return once and reads == {1} and id(between) not in returned and not hooks
 
-    return [(called[node.args[0]], norm) for node, norm in called.items() if node.args and can_fold(node.args[0], norm)]
+    return [
+        (convolution, norm)
+        for call in written.calls
+        if type(norm := call.module) is nn.BatchNorm2d and norm.running_mean is not None
+        if call.input is not None and isinstance(convolution := makers.get(call.input), nn.Conv2d)
+        if is_all_that_reads(norm, convolution, written.tensors[call.input])
+    ]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.models._common import BatchNorm2d, Features, find_classifier, global_average, probe_features
+from mdistiller.models.adapt import attach
 
 PLUS = "+"  # between the names of the two networks
 
@@ -38,9 +39,11 @@ class Reused(nn.Module):
         self.projector = make_projector(maps[0].shape[1], maps[1].shape[1])
         self.classifier = copy.deepcopy(find_classifier(other))
         own = find_classifier(network)
-        (name,) = (name for name, module in network.named_modules() if module is own)
+        own = getattr(own, "convolution", own)
+        name = next(name for name, module in network.named_modules() if module is own)
         parent, _, last = name.rpartition(".")
         setattr(network.get_submodule(parent), last, nn.Identity())
+        attach(network)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         _, features = self.network(x)

@@ -21,7 +21,7 @@ SIZES = (32, 64) if EVERY else (32,)
 FEW = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "swin_t", "vit_tiny_patch16_224", "regnety_002")
 CHOSEN = [name for name in NETWORKS if EVERY or name.partition(":")[2] in FEW]
 # What cannot run, by a part of the reason.
-LACKS_FINAL_MAP, LACKS_NORMS, ONE_STAGE = "reads no average of it", "has no batch norm before each", "share one stage"
+LACKS_FINAL_MAP, LACKS_NORMS = "reads no average of it", "has no batch norm before each"
 WITHOUT_FINAL_MAP = {"vgg11_bn", "mobilenet_v3_small", "convnext_tiny", "mobilenetv4_conv_small", "convnext_atto"}
 TRANSFORMERS = {"vit_b_16", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"}
 WITHOUT_NORMS = {"densenet121", "convnext_tiny", "shufflenet_v2_x0_5", "swin_t", "convnext_atto", *TRANSFORMERS}
@@ -34,7 +34,7 @@ def expected_refusal(method, name, role):
         return LACKS_FINAL_MAP
     if method == "OFD" and role == "teacher" and own in WITHOUT_NORMS:
         return LACKS_NORMS
-    return {"KDSVD": ONE_STAGE, "FITNET": "share the layers 0 to 1"}.get(method) if own in TRANSFORMERS else None
+    return None
 
 
 @functools.cache

@@ -160,7 +160,7 @@ REFUSED = {
     "DATASET.ERASING": ["-0.1", "1.1", ".nan"],
     "DATASET.MIXUP": ["-0.1", "1e-9", "1e9", ".nan"],
     "DATASET.CUTMIX": ["-0.1", "0.001", ".inf"],
-    "DISTILLER.FREEZE": ["[1]", "[[a]]", "[null]", "['']"],
+    "DISTILLER.FREEZE": ["[[a]]", "[null]", "['']"],
     "SOLVER.ACCUMULATE": ["0", "1.5", "1e9"],
     "SOLVER.EMA": ["-0.1", "1", ".nan"],
     "SOLVER.LABEL_SMOOTHING": ["-0.1", "1", ".nan"],

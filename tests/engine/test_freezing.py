@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from mdistiller.distillers import find_method
+from mdistiller.engine.cfg import TEXT_KEYS, config_for, merge, merge_pairs
 from mdistiller.engine.cli import distillation_main, training_main
 from mdistiller.engine.freezing import freeze
+from mdistiller.engine.values import dump, read_layers
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY
@@ -70,6 +73,27 @@ def test_a_part_may_be_a_module_or_one_weight(name):
     freeze(network, [name], "resnet8")
     frozen = [key for key, parameter in network.named_parameters() if not parameter.requires_grad]
     assert frozen and all(key.startswith(name) for key in frozen)
+
+
+PARTS = ["0", "1.10", "12.weight", "010", "nan"]
+
+
+def test_parts_may_be_called_as_numbers_are(tmp_path):
+    written = f"[{', '.join(PARTS)}]"
+    cfg = config_for(find_method("NONE"))
+    merge_pairs(cfg, ["DISTILLER.FREEZE", written])
+    (tmp_path / "cfg.yaml").write_text(f"DISTILLER: {{FREEZE: {written}}}")
+    (layer,) = read_layers(tmp_path / "cfg.yaml", TEXT_KEYS)
+    assert cfg.DISTILLER.FREEZE == layer[1]["DISTILLER"]["FREEZE"] == PARTS
+
+
+def test_a_saved_config_keeps_parts_called_as_numbers(tmp_path):
+    cfg = config_for(find_method("NONE"))
+    cfg.DISTILLER.FREEZE = PARTS
+    (tmp_path / "saved.yaml").write_text(dump(cfg))
+    again = config_for(find_method("NONE"))
+    merge(again, read_layers(tmp_path / "saved.yaml", TEXT_KEYS)[0][1], "saved.yaml")
+    assert again.DISTILLER.FREEZE == PARTS
 
 
 def test_freezing_all_is_one_line(script):

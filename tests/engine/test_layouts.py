@@ -60,6 +60,16 @@ def test_state_dict_is_found(layout, tmp_path):
         torch.testing.assert_close(value, RIGHT[key], rtol=tolerance, atol=tolerance)
 
 
+def test_a_densenet_loads_from_torchvision_s_old_names(tmp_path):
+    torch.manual_seed(0)
+    network, other = (build_model("imagenet", "torchvision:densenet121", 5) for _ in range(2))
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): v for key, v in network.state_dict().items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save({"state_dict": prefixed("module.", old)}, tmp_path / "old.pth")
+    load_weights(other, tmp_path / "old.pth", "densenet121")
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
+
+
 def test_two_that_fit_equally_and_differ_are_named(tmp_path):
     torch.save({"net": RIGHT, "best": {"net": OTHER}}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"2 state dicts that fit and differ, 'net' and 'best\.net'"):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mdistiller.errors import UserError
 from mdistiller.models import build_model, canonical_name
+from mdistiller.models.adapt import adapt
 from mdistiller.models.folding import fold_batch_norms
 from mdistiller.models.reused import Reused
 
@@ -59,6 +61,24 @@ def test_it_is_folded_as_other_networks():
 def test_its_projector_trains_on_a_map_of_one_cell_of_one_image():
     network = build_model("cifar100", "resnet8+resnet14", 10).train()
     assert network.projector(torch.randn(1, 64, 1, 1)).isfinite().all()
+
+
+class Convolutional(nn.Module):
+    """Classifies by a convolution of one pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 6, 3, 2), nn.Conv2d(6, 10, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu().mean((2, 3), keepdim=True)).flatten(1)
+
+
+def test_a_network_of_others_gives_its_maps_without_its_classifier():
+    shuffle = build_model("cifar100", "torchvision:shufflenet_v2_x0_5", 10)
+    for own in (shuffle, adapt(Convolutional(), "mine", 10, 32)):
+        network = Reused(own, build_model("cifar100", "resnet14", 10)).eval()
+        assert network(images())[1]["final_map"].shape[1] == 64
 
 
 def test_its_name_is_that_of_both():
