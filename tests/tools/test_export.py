@@ -25,7 +25,7 @@ NETWORKS = {
     "timm": (VIT, "{depth: 1, embed_dim: 64, num_heads: 4, patch_size: 8}"),
     "file": ("", "{width: 4}"),
 }
-# What a program that knows nothing of this test does with the files below a folder: prints how far their logits are off.
+# What a program does with the files below a folder; it prints how far their logits are off.
 READER = """
 import pathlib, sys, torch
 for folder in pathlib.Path(sys.argv[1]).iterdir():
@@ -46,6 +46,9 @@ for folder in pathlib.Path(sys.argv[1]).iterdir():
                 difference = (torch.cat([run(batch) for batch in images.split(size)]) - logits).abs().max().item()
                 print(folder.name, path.suffix[1:], size, difference)
 """
+pytest.importorskip("safetensors")
+
+MEAN = "DATASET.MEAN", "[0.1,0.2,0.3]"
 EXPORT = Tool(export.main)
 
 
@@ -58,7 +61,7 @@ def real_images(samples):
 @pytest.fixture(scope="module")
 def differences(network_file, real_images, tmp_path_factory):
     """How far the logits of all exported NETWORKS are off, by network, extension and batch size."""
-    for package in ("onnxruntime", "onnxscript", "safetensors", "timm"):
+    for package in ("onnxruntime", "onnxscript", "timm"):
         pytest.importorskip(package)
     root = tmp_path_factory.mktemp("exports")
     for kind, (name, arguments) in NETWORKS.items():
@@ -94,7 +97,7 @@ def run_program(path, images):
         return torch.export.load(path).module()(images)
 
 
-def write(checkpoint, *arguments, form="torch_export"):
+def write(checkpoint, *arguments, form="safetensors"):
     """Export beside the checkpoint, and return where to."""
     output = checkpoint.with_suffix(f".{EXTENSIONS[form]}")
     EXPORT(checkpoint, "--format", form, "--output", output, *arguments)
@@ -102,7 +105,7 @@ def write(checkpoint, *arguments, form="torch_export"):
 
 
 def test_a_file_that_normalises_takes_numbers_from_0_to_1(checkpoint):
-    output = write(checkpoint, "--normalise", "DATASET.MEAN", "[0.1,0.2,0.3]", "DATASET.STD", "[0.5,0.6,0.7]")
+    output = write(checkpoint, "--normalise", *MEAN, "DATASET.STD", "[0.5,0.6,0.7]", form="torch_export")
     assert EXPORT.status == 0 and "numbers in 0..1\n" in EXPORT.out
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     normalised = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
@@ -123,15 +126,14 @@ def test_without_images_synthetic_ones_are_used_and_said(checkpoint):
 
 def test_a_program_keeps_the_class_names_beside_it(checkpoint):
     kept = {"class_names": ""}
-    torch.export.load(write(checkpoint), extra_files=kept)
+    torch.export.load(write(checkpoint, form="torch_export"), extra_files=kept)
     assert json.loads(kept["class_names"]) == ["cat", "dog", "fox"]
 
 
 def test_a_bare_files_export_tells_what_was_told(tmp_path):
-    pytest.importorskip("safetensors")
     torch.save(build_model("cifar100", "resnet8", 100).state_dict(), tmp_path / "bare.pth")
-    told = "--model", "resnet8", "--num_classes", "100", "DATASET.IMAGE_SIZE", "40", "DATASET.MEAN", "[0.1,0.2,0.3]"
-    output = write(tmp_path / "bare.pth", *told, form="safetensors")
+    told = "--model", "resnet8", "--num_classes", "100", "DATASET.IMAGE_SIZE", "40", *MEAN
+    output = write(tmp_path / "bare.pth", *told)
     assert EXPORT.status == 0, EXPORT.err
     student = mdistiller.load_student(output)
     assert (student.transform.image_size, student.transform.mean) == (40, (0.1, 0.2, 0.3))
@@ -139,8 +141,7 @@ def test_a_bare_files_export_tells_what_was_told(tmp_path):
 
 
 def test_exported_weights_are_evaluated_without_flags(checkpoint, samples, tmp_path):
-    pytest.importorskip("safetensors")
-    output = write(checkpoint, form="safetensors")
+    output = write(checkpoint)
     for name in ("cat", "dog", "fox"):
         (tmp_path / "pets/test").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"pets/test/{name}").symlink_to(samples / "cifar100_sample/test/apple")
@@ -151,7 +152,7 @@ def test_exported_weights_are_evaluated_without_flags(checkpoint, samples, tmp_p
 
 def test_what_is_not_the_network_is_not_kept(checkpoint, monkeypatch):
     monkeypatch.setattr(export, "fold_batch_norms", lambda network: Shifted(fold_batch_norms(network)))
-    output = write(checkpoint)
+    output = write(checkpoint, form="torch_export")
     EXPORT.fails_with("is not kept", "differ by 2.0e-04")
     assert not output.exists() and not list(checkpoint.parent.glob(".*"))
 
@@ -169,10 +170,10 @@ class Shifted(nn.Module):
 def test_an_export_that_exists_is_kept_unless_told(checkpoint):
     output = write(checkpoint)
     before = output.read_bytes()
-    write(checkpoint, "--normalise")
+    write(checkpoint, *MEAN)
     EXPORT.fails_with("exists", "--overwrite")
     assert output.read_bytes() == before
-    write(checkpoint, "--normalise", "--overwrite")
+    write(checkpoint, *MEAN, "--overwrite")
     assert EXPORT.status == 0 and output.read_bytes() != before
 
 
@@ -199,7 +200,6 @@ def test_an_export_that_exists_is_kept_unless_told(checkpoint):
     ],
 )
 def test_a_bad_flag_is_one_line(checkpoint, tmp_path, monkeypatch, arguments, parts):
-    pytest.importorskip("safetensors")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     EXPORT(checkpoint, *arguments.split()).fails_with(*parts)
@@ -223,8 +223,7 @@ def test_a_missing_package_is_one_line(checkpoint, monkeypatch):
 
 
 def test_the_checkpoint_is_never_written_over(checkpoint):
-    pytest.importorskip("safetensors")
-    output = write(checkpoint, form="safetensors")
+    output = write(checkpoint)
     EXPORT(output, "--format", "safetensors", "--output", output, "--overwrite").fails_with("is the checkpoint itself")
 
 
@@ -237,5 +236,5 @@ def test_a_network_that_cannot_be_exported_is_one_line(tmp_path):
         "        return self.last(x if float(x.sum()) > 0 else -x)\n"
     )
     flags = save_trained(tmp_path / "student.pth", f"{tmp_path}/net.py:make_net")
-    assert not write(tmp_path / "student.pth", *flags).exists()
+    assert not write(tmp_path / "student.pth", *flags, form="torch_export").exists()
     EXPORT.fails_with("cannot be written as torch_export")
