@@ -191,8 +191,9 @@ def load_weights(
             f"weights {path} are not {name}'s: {wrong[0]} has shape {shape}, expected {expected_shape}; "
             "name the network that they belong to, or its own weights"
         )
-    numbers = {key: as_numbers(value, expected[key].dtype, key, path) for key, value in state_dict.items()}
-    network.load_state_dict(numbers)
+    for key, value in state_dict.items():  # in a dict that has the versions of the network's modules
+        expected[key] = as_numbers(value, expected[key].dtype, key, path)
+    network.load_state_dict(expected)
     return meta
 
 

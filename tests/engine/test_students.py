@@ -77,6 +77,11 @@ def test_a_student_of_a_users_file_needs_the_file_named(path, tmp_path):
     assert gives_the_logits_of(mdistiller.load_student(path, network=reference), network)
 
 
+def test_a_network_whose_modules_have_versions_is_loaded(path):
+    network = save(path, "torchvision:mnasnet0_5", image_size=32)
+    assert gives_the_logits_of(mdistiller.load_student(path), network)
+
+
 def test_weights_that_a_run_averaged_are_loaded(script):
     assert script(training_main, "--selected_model", "resnet8", *TINY, "SOLVER.EMA", "0.9").status == 0, script.err
     (best,) = script.utils.glob("model_pth/*/best.pth")
