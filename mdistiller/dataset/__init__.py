@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from yacs.config import CfgNode
 
+from mdistiller.dataset.cifar100 import CIFAR100_CLASSES
 from mdistiller.dataset.crops import CROPS, five_crops, padded_crops
 from mdistiller.dataset.fingerprint import fingerprint
 from mdistiller.dataset.folder import check_same_classes, read_images
@@ -15,6 +16,7 @@ from mdistiller.dataset.memory import available_memory
 from mdistiller.dataset.mixing import Extras
 from mdistiller.dataset.sources import DATASETS, Source, fill_defaults
 from mdistiller.dataset.streaming import FileLoader
+from mdistiller.dataset.transform import Transform
 from mdistiller.dataset.tuples import get_dataset
 from mdistiller.dataset.validation import hold_out
 from mdistiller.dataset.wnids import IMAGENET_WNIDS
@@ -23,6 +25,7 @@ from mdistiller.share import ALL, Share
 
 __all__ = [
     "AUGMENTATIONS",
+    "CIFAR100_CLASSES",
     "CROPS",
     "DATASETS",
     "IMAGENET_WNIDS",
@@ -31,6 +34,7 @@ __all__ = [
     "ImageSet",
     "Loader",
     "Source",
+    "Transform",
     "build_data",
     "fill_defaults",
     "get_dataset",

@@ -77,11 +77,14 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
         )
 
 
-def check_evaluation(typed: Iterable[str]) -> None:
-    """Raise UserError for a dotted key of the command line that the evaluation of a network does not read."""
+def check_evaluation(typed: Iterable[str], also: Container[str] = ()) -> None:
+    """Raise UserError for a dotted key of the command line that the evaluation of a network does not read.
+
+    also: keys that it reads beside those of DATASET and the network's arguments.
+    """
     for key in typed:
         section, _, name = key.partition(".")
-        if (section != "DATASET" or name in OF_TRAINING) and key != "DISTILLER.STUDENT_ARGS":
+        if (section != "DATASET" or name in OF_TRAINING) and key != "DISTILLER.STUDENT_ARGS" and key not in also:
             raise UserError(f"{key} has no effect on an evaluation, which reads keys of DATASET; leave it out")
 
 

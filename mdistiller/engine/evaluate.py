@@ -1,176 +1,103 @@
-"""Evaluation of finished weight files: which there are, and what each reaches."""
+"""Evaluation of finished weight files: what each reaches, or several together."""
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from yacs.config import CfgNode as CN
 
-from mdistiller.checks import Check, require_all
-from mdistiller.dataset import Data, build_data, fill_defaults
-from mdistiller.distillers import PLAIN_TRAINING, find_method
+from mdistiller.dataset import Data, build_data
 from mdistiller.errors import UserError
-from mdistiller.folder_modules import is_file_reference
-from mdistiller.models import build_model, canonical_name, model_names
-from mdistiller.models.others import is_other
 
-from . import bounds
-from . import cfg as config
-from .effects import check_evaluation
-from .index import BENCHMARKS, CIFAR100
+from .agreement import KEYS, Teacher, teacher_of
+from .ensemble import Ensemble
+from .measures import Agreement, Calibration, Confusion
 from .metrics import Result, evaluate
-from .networks import NO_ARGUMENTS, arguments_in, arguments_of, label, no_larger_than, plain_arguments
-from .runs import BASELINE_FOLDERS, BEST, STATES, published_names, saved_config, student_weights
-from .values import dump, parse_yaml, read_yaml
-from .weights import check_scores, load_weights, read_meta, read_weights, rows_of, weights_classes
+from .networks import SEPARATOR, label
+from .sight import Seeing, Sight
+from .students import Reader, WeightFile
+from .values import dump, leaves
+from .views import DESCRIPTIONS, ONE_VIEW, TEN_CROP, viewed
 
-# What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
-SAID = {"DATASET": ("IMAGE_SIZE", "MEAN", "STD", "NUM_CLASSES", "SYNTHETIC"), "EXPERIMENT": ("SEED",)}
-ROOM = 10**7  # parameters of a network of others beyond the bytes of its weights, for classes of the data
 WHICH_IMAGES = {"DATASET.ROOT", "DATASET.SYNTHETIC.SEED", "DATASET.SYNTHETIC.TEST_IMAGES"}
-MOST = {
-    "DATASET.IMAGE_SIZE": Check(lambda side: side <= 2048, "a side of at most 2048 pixels"),
-    "DATASET.SYNTHETIC.TEST_IMAGES": Check(lambda count: count <= 10**5, "at most 100000"),
-}
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """A file to evaluate, what it tells of itself, and DATASET.TYPE of what it was trained on, as far as is known."""
-
-    path: Path
-    meta: dict[str, Any]
-    dataset: str
+OF_ONE_NETWORK = {"MEAN", "STD", "FINGERPRINT", "NUM_CLASSES"}  # keys of DATASET in which an ensemble's may differ
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a weight file reaches on the data of type `dataset`; None stands for what the file does not tell.
+    """What a weight file, or several as an ensemble, reach on the data of type `dataset`; None stands for what is not
+    told. What the files of an ensemble tell differently is joined by commas.
 
-    is_changed: whether the images are others than those that its run was tested on; classes: the names of those that
-    the network scores; confusion: int64, images of each (row) taken for each (column).
+    is_changed: whether the images are others than those that a run was tested on; classes: the names of those that
+    the network scores; confusion: int64, images of each (row) taken for each (column). calibration: the expected error,
+    in percent. agreement, divergence: with the teacher, in percent and in nats; compared_with: its weights;
+    teacher_is_changed: whether these have, since the run. image_size, views, precision: how it was tested.
     """
 
-    file: Path
+    files: tuple[Path, ...]
     dataset: str
     teacher: str | None
-    student: str
+    student: str | None
     method: str | None
-    seed: int | None
-    epoch: int | None
+    seed: int | str | None
+    epoch: int | str | None
     chosen_by: str | None
     is_changed: bool
     result: Result
     classes: list[str]
     confusion: torch.Tensor | None
+    calibration: float
+    agreement: float | None
+    divergence: float | None
+    compared_with: str | None
+    teacher_is_changed: bool
+    image_size: int
+    views: str
+    precision: str
 
 
-def find_weights(project: Path, dataset: str | None = None, every: bool = False) -> list[WeightFile]:
-    """The best weights of each run below the scripts' folders in `project`, and those that no run there has.
+class Member(NamedTuple):
+    """A network that is evaluated, its file and its part of the table. columns: as of `evaluate`."""
 
-    dataset: DATASET.TYPE, only what was trained on such data; a file that does not tell was trained on the data of the
-    folder's benchmark. every: teachers and baselines as well as distilled students. What cannot be read is among them,
-    whatever the `dataset`, for its evaluation to say why.
-    """
-    found: list[WeightFile] = []
-    for benchmark in BENCHMARKS.values():
-        utils = project / benchmark.folder / "Utils"
-        paths = student_weights(utils)
-        if every:
-            paths += [path for path in sorted((utils / BASELINE_FOLDERS[1]).rglob("*.pth")) if path.name not in STATES]
-        files = []
-        for path in paths:
-            try:
-                files.append(weight_file(path, benchmark.models))
-            except UserError:
-                files.append(WeightFile(path, {}, dataset or benchmark.models))
-        found += one_a_run(files)
-    return [file for file in found if dataset in (None, file.dataset)]
+    file: WeightFile
+    cfg: CN
+    label: str
+    models: str
+    network: nn.Module
+    classes: list[str]
+    columns: torch.Tensor | None
 
 
-def weight_file(path: Path, dataset: str) -> WeightFile:
-    """What the file at `path` tells of itself; it was trained on `dataset` where it does not tell."""
-    meta = read_meta(path)
-    kind = meta.get("dataset", {}).get("type")
-    return WeightFile(path, meta, kind if isinstance(kind, str) else dataset)
-
-
-def one_a_run(files: Sequence[WeightFile]) -> list[WeightFile]:
-    """`files`, of each run the best in its own folder, else the first: the others are copies of it."""
-    chosen: dict[Any, WeightFile] = {}
-    for file in sorted(files, key=lambda file: file.path.parts[-2:] != (file.meta.get("run"), BEST)):
-        chosen.setdefault(file.meta.get("run") or file.path, file)
-    kept = {file.path for file in chosen.values()}
-    return [file for file in files if file.path in kept]
-
-
-def name_in_file(path: Path, models: str) -> str | None:
-    """The network that a published file name, `best_model_weights_{network}[_{distiller}].pth`, tells."""
-    parts = (published_names(path) or "").split("_")
-    for length in range(len(parts), 0, -1):
-        try:
-            return canonical_name(models, "_".join(parts[:length]))
-        except UserError:
-            continue
-    return None
-
-
-class Evaluator:
+class Evaluator(Reader):
     """Evaluates weight files on the test images that their `meta` names, overridden by `pairs`; reads these once.
 
-    network: the name of the files' network, for files that do not tell. project: whose runs' own network files may run.
+    views: of each image, as of `Viewing`; teacher: to compare with, as of `teacher_of`, or None.
     """
 
-    def __init__(self, network: str | None, pairs: list[str], device: torch.device, project: Path | None = None):
-        self.network, self.pairs, self.device, self.project = network, pairs, device, project
-        self.plain = find_method(PLAIN_TRAINING)
-        config.merge_pairs(config.config_for(self.plain), pairs)
-        check_evaluation(pairs[::2])
+    def __init__(
+        self,
+        network: str | None,
+        pairs: list[str],
+        device: torch.device,
+        project: Path | None = None,
+        views: str = ONE_VIEW,
+        teacher: str | None = None,
+    ):
+        also = {"SOLVER.AMP", *(f"DISTILLER.{key}" for key in KEYS if teacher)}
+        super().__init__(network, pairs, project, also)
+        self.device, self.views, self.teacher = device, views, teacher
         self.data_sets: dict[str, Data] = {}  # by their config
-
-    def config_of(self, file: WeightFile) -> CN:
-        """The config that says which data `file` is evaluated on, and all that its `meta` says."""
-        cfg = config.config_for(self.plain)
-        cfg.DATASET.TYPE = file.dataset
-        config.merge(cfg, self._said(file), f"the meta of {file.path}")
-        if "DATASET.ROOT" not in self.pairs[::2] and (saved := saved_config(file.path, file.meta.get("run", ""))):
-            own = read_yaml(saved).get("DATASET", {})  # which was written here, unlike the file's
-            if isinstance(own, dict) and own.get("TYPE") == file.dataset:
-                cfg.DATASET.ROOT = str(own.get("ROOT", ""))
-        config.merge_pairs(cfg, self.pairs)
-        try:
-            require_all({key: check for key, check in MOST.items() if key not in self.pairs[::2]}, cfg)
-        except UserError as error:
-            raise UserError(f"the meta of {file.path} is not used: {error}, or the same key typed by you") from error
-        if cfg.DATASET.TYPE == "folder" and not cfg.DATASET.ROOT:
-            theirs = self._config_in(file).get("DATASET")
-            was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
-            raise UserError(f"{file.path} is of a folder of images; type DATASET.ROOT FOLDER to test it on one{was}")
-        fill_defaults(cfg.DATASET)
-        bounds.check(cfg, self.plain)
-        return cfg
-
-    def _config_in(self, file: WeightFile) -> dict[str, Any]:
-        return parse_yaml(file.meta.get("config", ""), f"the meta of {file.path}")
-
-    def _said(self, file: WeightFile) -> dict[str, Any]:
-        """Of the config in the file's `meta` what says how images are tested, not where they are or what reads them."""
-        values = self._config_in(file)
-        said: dict[str, Any] = {}
-        for section, keys in SAID.items():
-            if isinstance(theirs := values.get(section), dict):
-                said[section] = {key: theirs[key] for key in keys if key in theirs}
-        return said
 
     def data_of(self, cfg: CN) -> Data:
         """The test images that `cfg` names."""
         key = dump(cfg.DATASET)
         if key not in self.data_sets:
-            self.data_sets[key] = build_data(cfg, self.device, cfg.EXPERIMENT.SEED, splits=("test",))
+            self.data_sets[key] = build_data(
+                cfg, self.device, cfg.EXPERIMENT.SEED, splits=("test",), crops=self.views == TEN_CROP
+            )
         return self.data_sets[key]
 
     def of_same_data(self, files: Sequence[WeightFile]) -> list[WeightFile]:
@@ -178,14 +105,6 @@ class Evaluator:
         if not WHICH_IMAGES.intersection(self.pairs[::2]):
             return list(files)
         return [file for file in files if not self._is_of_other_data(file)]
-
-    def _is_own(self, file: WeightFile, network: str) -> bool:
-        """Whether a run of the project, by the config that it wrote there, trained the `network` that `file` names."""
-        if self.project is None or not file.path.resolve().is_relative_to(self.project.resolve()):
-            return False
-        saved = saved_config(file.path, file.meta.get("run", ""))
-        own = read_yaml(saved).get("DISTILLER", {}) if saved else {}
-        return isinstance(own, dict) and own.get("STUDENT") == network
 
     def _is_of_other_data(self, file):
         try:
@@ -201,54 +120,109 @@ class Evaluator:
         ours = self.data_of(cfg).fingerprints["test"]
         return theirs.get("test", ours) != ours
 
-    def evaluate(self, file: WeightFile, title: str, per_class: bool = False) -> Evaluation:
-        """What `file` reaches. title: of the progress bar; per_class: count what is taken for what."""
-        path, meta, cfg = file.path, file.meta, self.config_of(file)
-        models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
-        name = self.network or meta.get("network") or name_in_file(path, models)
-        if name is None:
-            read_meta(path)  # which says why, where nothing can be read
-            names = ", ".join(model_names(models))
-            raise UserError(f"{path} does not tell its network; add --model with one of {names}")
-        if is_file_reference(name) and self.network is None and not self._is_own(file, name):
-            raise UserError(
-                f"{path} is of a network in a file, {name}, which is run where you name it: add --model {name}"
-            )
-        name, theirs = canonical_name(models, name), meta.get("network", "")
-        is_own = name == theirs or (is_file_reference(name) and is_file_reference(theirs))  # which may have been moved
-        arguments = arguments_in(meta, path, name) if is_own else NO_ARGUMENTS
-        if "DISTILLER.STUDENT_ARGS" in self.pairs[::2]:
-            arguments = plain_arguments(cfg.DISTILLER.STUDENT_ARGS, "STUDENT_ARGS", name)
+    def evaluate(self, files: Sequence[WeightFile], title: str, per_class: bool = False) -> Evaluation:
+        """What the network of a file reaches, or of several as an ensemble: the mean of their probabilities.
 
-        def build(classes: int) -> nn.Module:
-            given = arguments_of(arguments, f"the meta of {path}", name)
-            with no_larger_than(path.stat().st_size + ROOM) if is_other(name) else contextlib.nullcontext():
-                return build_model(models, name, classes, given, cfg.DATASET.IMAGE_SIZE)
-
-        data = self.data_of(cfg)
-        # A network of more classes than the data has is tested as it is: any class may win, wrong ones included.
-        model, classes, columns = build(data.num_classes), data.classes, None
-        state_dict, _ = read_weights(path, model)
-        known = weights_classes(state_dict, meta, model)
-        if known is not None and (rows := rows_of(classes, known)):
-            check_scores(state_dict, known, model, path)
-            model, classes = build(len(known)), known
-            columns = torch.tensor(rows, device=self.device)
-        load_weights(model, path, name, classes)
-        model = model.to(self.device).to(memory_format=torch.channels_last)
-        confusion = torch.zeros(2 * [len(classes)], dtype=torch.int64, device=self.device) if per_class else None
-        result = evaluate(model, data.test, columns, confusion, title)
+        title: of the progress bar; per_class: count what is taken for what. Raises UserError for files that cannot be
+        one ensemble.
+        """
+        members = [self.member(file) for file in files]
+        first, data = members[0], self.data_of(members[0].cfg)
+        for other in members[1:]:
+            check_alike(first, other)
+        networks = [viewed(seeing(member, first), self.views, first.cfg, data) for member in members]
+        network = networks[0] if len(networks) == 1 else Ensemble(networks)
+        teacher = self.teacher_of(members, data)
+        calibration, confusion, agreement = Calibration(self.device), None, None
+        if per_class:
+            confusion = Confusion(len(first.classes), self.device)
+        if teacher is not None:
+            agreement = Agreement(viewed(teacher.network, self.views, first.cfg, data), first.columns)
+        observers = [observer for observer in (calibration, confusion, agreement) if observer is not None]
+        result = evaluate(network, data.test, first.columns, observers, title)
+        metas = [file.meta for file in files]
+        seeds = [m.cfg.EXPERIMENT.SEED for m in members if "SEED" in self._said(m.file).get("EXPERIMENT", {})]
         return Evaluation(
-            file=path,
-            dataset=cfg.DATASET.TYPE,
-            teacher=meta.get("teacher"),
-            student=label(name, arguments),
-            method=meta.get("distiller"),
-            seed=cfg.EXPERIMENT.SEED if "SEED" in self._said(file).get("EXPERIMENT", {}) else None,
-            epoch=meta.get("epoch"),
-            chosen_by=meta.get("chosen_by"),
-            is_changed=self.is_changed(file, cfg),
+            files=tuple(file.path for file in files),
+            dataset=first.cfg.DATASET.TYPE,
+            teacher=joined(meta.get("teacher") for meta in metas),
+            student=joined(member.label for member in members),
+            method=joined(meta.get("distiller") for meta in metas),
+            seed=joined(seeds),
+            epoch=joined(meta.get("epoch") for meta in metas),
+            chosen_by=joined(meta.get("chosen_by") for meta in metas),
+            is_changed=any(self.is_changed(member.file, member.cfg) for member in members),
             result=result,
-            classes=classes,
-            confusion=None if confusion is None else confusion.cpu(),
+            classes=first.classes,
+            confusion=confusion and confusion.counts.cpu(),
+            calibration=calibration.error,
+            agreement=agreement and agreement.top1,
+            divergence=agreement and agreement.divergence,
+            compared_with=teacher and teacher.weights,
+            teacher_is_changed=teacher is not None and teacher.is_changed,
+            image_size=data.image_size,
+            views=self.views,
+            precision=first.cfg.SOLVER.AMP.replace("none", "float32"),
         )
+
+    def member(self, file: WeightFile) -> Member:
+        """The network of `file`, to be evaluated. One of more classes than the data has is tested as it is: any class
+        may win, wrong ones included.
+        """
+        cfg = self.config_of(file)
+        named = self.named(file, cfg)
+        network, classes, rows = self.network_of(file, cfg, named, self.data_of(cfg).classes)
+        columns = None if rows is None else torch.tensor(rows, device=self.device)
+        return Member(file, cfg, label(named.name, named.arguments), named.models, network, classes, columns)
+
+    def teacher_of(self, members: Sequence[Member], data: Data) -> Teacher | None:
+        """The one teacher that all `members` are compared with. Raises UserError where they have several."""
+        if self.teacher is None:
+            return None
+        first, *others = [
+            teacher_of(member.file, self.teacher, member.cfg, self.pairs, member.models, data, self.project)
+            for member in members
+        ]
+        if any(other is None or first is None or other.weights != first.weights for other in others):
+            raise UserError("the files of the ensemble had other teachers than each other; type --agreement FILE")
+        return first
+
+    def title(self, networks: int) -> str:
+        """How all rows were tested, where that is not as each run was; networks: of a row."""
+        typed = dict(zip(self.pairs[::2], self.pairs[1::2], strict=True))
+        told = [f"at {typed['DATASET.IMAGE_SIZE']} pixels"] if "DATASET.IMAGE_SIZE" in typed else []
+        told += [f"by {DESCRIPTIONS[self.views]}"] if self.views in DESCRIPTIONS else []
+        told += [f"in {typed['SOLVER.AMP']}"] if typed.get("SOLVER.AMP", "none") != "none" else []
+        told += [f"by mean probabilities of {networks} networks"] if networks > 1 else []
+        return f"Tested {', '.join(told)}" if told else ""
+
+
+def joined(values: Iterable[Any]) -> Any:
+    """The value that all agree on, else those there are, as text; None where there is none."""
+    known = list(dict.fromkeys(value for value in values if value is not None))
+    return SEPARATOR.join(map(str, known)) if len(known) > 1 else next(iter(known), None)
+
+
+def check_alike(first: Member, other: Member) -> None:
+    """Raise UserError where two networks cannot be one ensemble, as they see other images or score other classes."""
+    theirs, ours = (leaves(member.cfg.DATASET) for member in (first, other))
+    for key, value in ours.items():
+        if key not in OF_ONE_NETWORK and value != theirs[key]:
+            raise UserError(
+                f"an ensemble is of one data set, and DATASET.{key} is {theirs[key]} for {first.file.path} and {value} for "
+                f"{other.file.path}; name others by --dataset or --checkpoint, or type DATASET.{key} for all"
+            )
+    if first.classes != other.classes:
+        raise UserError(
+            f"{first.file.path} and {other.file.path} score other classes ({len(first.classes)} and "
+            f"{len(other.classes)}); an ensemble's networks score the same"
+        )
+
+
+def seeing(member: Member, first: Member) -> nn.Module:
+    """The network of `member`, of images normalised as for `first`."""
+    given, own = (
+        Sight(each.cfg.DATASET.IMAGE_SIZE, tuple(each.cfg.DATASET.MEAN), tuple(each.cfg.DATASET.STD))
+        for each in (first, member)
+    )
+    return member.network if own == given else Seeing(member.network, own, given)

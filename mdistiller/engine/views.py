@@ -6,11 +6,19 @@ import torch
 from torch import nn
 
 from mdistiller.dataset import CROPS, DATASETS, Data, padded_crops
+from mdistiller.errors import UserError
 
 from .precision import Precision
 
 ONE_VIEW, FLIP, TEN_CROP = "centre", "flip", "ten_crop"
 DESCRIPTIONS = {FLIP: "mean logits of image and mirror image", TEN_CROP: "mean logits of 10 crops"}
+
+
+def views_of(flip: bool, ten_crop: bool) -> str:
+    """What both flags mean. Raises UserError where one has no effect."""
+    if flip and ten_crop:
+        raise UserError("--flip has no effect with --ten_crop, which has mirror images too; leave it out")
+    return TEN_CROP if ten_crop else FLIP if flip else ONE_VIEW
 
 
 class Viewing(nn.Module):
@@ -27,7 +35,7 @@ class Viewing(nn.Module):
         self,
         network: nn.Module,
         views: str,
-        precision: AbstractContextManager[None],
+        precision: Precision,
         black: torch.Tensor,
         crops_come: bool,
     ):
