@@ -52,13 +52,10 @@ def teacher_of(
     merge(cfg, {"DISTILLER": {key: told[key] for key in (*KEYS, "TEACHER_WEIGHTS") if key in told}}, source)
     merge_pairs(cfg, pairs)
     chosen = cfg.DISTILLER
-    is_trusted = project is not None and file.path.resolve().is_relative_to(project.resolve())
+    is_here = project is not None and file.path.resolve().is_relative_to(project.resolve())
+    may_run = "DISTILLER.TEACHER" in pairs[::2] or (wanted == RECORDED and is_here)
     for name in split(chosen.TEACHER):
-        if (
-            is_file_reference(name)
-            and not (is_trusted and wanted == RECORDED)
-            and "DISTILLER.TEACHER" not in pairs[::2]
-        ):
+        if is_file_reference(name) and not may_run:
             raise UserError(
                 f"the teacher of {file.path} is a network in a file, {name}, which is run where you name it: add "
                 f"DISTILLER.TEACHER {name}"
@@ -85,9 +82,7 @@ def told_by_run(file: WeightFile) -> dict[str, Any] | None:
     saved = saved_config(file.path, file.meta.get("run", ""))
     own = read_yaml(saved).get("DISTILLER", {}) if saved else {}
     if not (isinstance(own, dict) and own.get("TEACHER_WEIGHTS")):
-        raise UserError(
-            f"no config beside a log tells the weights of the teacher of {file.path}; type --agreement FILE"
-        )
+        raise UserError(f"no log's config tells the weights of the teacher of {file.path}; type --agreement FILE")
     return own
 
 

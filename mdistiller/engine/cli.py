@@ -34,7 +34,7 @@ from .resume import resolve as resume
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
 from .signals import end_later, stoppable
-from .tables import format_classes, format_table, place, write_classes, write_table
+from .tables import format_classes, format_comparison, format_table, place, write_classes, write_table
 from .views import views_of
 
 NETWORK = "index, name, torchvision:NAME, timm:NAME or path/net.py:NAME of your own"
@@ -159,7 +159,7 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
         "--checkpoint",
         action="append",
         metavar="FILE",
-        help="weights to evaluate, in any published form; may be repeated",
+        help="weights to evaluate, in any published form; repeatable",
     )
     parser.add_argument("--model", metavar="NAME", help="the files' network; alone: pretrained, on ImageNet")
     parser.add_argument("--per_class", action="store_true", help="of one row: each class, and the worst confusions")
@@ -197,6 +197,8 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
     if evaluations:
         evaluations.sort(key=place)
         print(format_table(evaluations, evaluator.title(len(files) if flags.ensemble else 1)))
+        if flags.agreement:
+            print(f"\n{format_comparison(evaluations)}")
         if flags.per_class:
             print(f"\n{format_classes(evaluations[0])}")
         sys.stdout.flush()

@@ -133,11 +133,10 @@ class Evaluator(Reader):
         networks = [viewed(seeing(member, first), self.views, first.cfg, data) for member in members]
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
         teacher = self.teacher_of(members, data)
-        calibration, confusion, agreement = Calibration(self.device), None, None
-        if per_class:
-            confusion = Confusion(len(first.classes), self.device)
-        if teacher is not None:
-            agreement = Agreement(viewed(teacher.network, self.views, first.cfg, data), first.columns)
+        calibration = Calibration(self.device)
+        confusion = Confusion(len(first.classes), self.device) if per_class else None
+        viewed_teacher = None if teacher is None else viewed(teacher.network, self.views, first.cfg, data)
+        agreement = None if viewed_teacher is None else Agreement(viewed_teacher, first.columns)
         observers = [observer for observer in (calibration, confusion, agreement) if observer is not None]
         result = evaluate(network, data.test, first.columns, observers, title)
         metas = [file.meta for file in files]
@@ -154,10 +153,10 @@ class Evaluator(Reader):
             is_changed=any(self.is_changed(member.file, member.cfg) for member in members),
             result=result,
             classes=first.classes,
-            confusion=confusion and confusion.counts.cpu(),
+            confusion=None if confusion is None else confusion.counts.cpu(),
             calibration=calibration.error,
-            agreement=agreement and agreement.top1,
-            divergence=agreement and agreement.divergence,
+            agreement=None if agreement is None else agreement.top1,
+            divergence=None if agreement is None else agreement.divergence,
             compared_with=teacher and teacher.weights,
             teacher_is_changed=teacher is not None and teacher.is_changed,
             image_size=data.image_size,
@@ -209,8 +208,8 @@ def check_alike(first: Member, other: Member) -> None:
     for key, value in ours.items():
         if key not in OF_ONE_NETWORK and value != theirs[key]:
             raise UserError(
-                f"an ensemble is of one data set, and DATASET.{key} is {theirs[key]} for {first.file.path} and {value} for "
-                f"{other.file.path}; name others by --dataset or --checkpoint, or type DATASET.{key} for all"
+                f"an ensemble is of one data set, and DATASET.{key} is {theirs[key]} for {first.file.path} and {value} "
+                f"for {other.file.path}; choose files by --dataset or --checkpoint, or type DATASET.{key} for all"
             )
     if first.classes != other.classes:
         raise UserError(

@@ -44,12 +44,12 @@ class Parser(FlagParser):
         self.add_argument("--device", help="cpu, cuda, cuda:1 … (default: CUDA where there is a GPU, else the CPU)")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        alone = {
-            option: action.const for action in self._actions for option in action.option_strings if action.nargs == "?"
-        }
+        optional = [action for action in self._actions if action.nargs == "?"]
+        alone = {option: action.const for action in optional for option in action.option_strings}
         given, words = list(sys.argv[1:] if arguments is None else arguments), []
-        for word, after in zip(given, [*given[1:], ""], strict=True):
+        for number, word in enumerate(given):
             words.append(word)
+            after = given[number + 1] if number + 1 < len(given) else ""
             if word in alone and KEY.fullmatch(after) and not Path(after).exists():  # --resume KEY VALUE
                 words.append(alone[word])
         return super().parse(words)

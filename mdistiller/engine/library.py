@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 def make_config(
-    method: str = "KD",
+    method: str | None = None,
     student: str | None = None,
     teacher: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -51,13 +51,13 @@ def make_config(
 ) -> CN:
     """The frozen config of a run, as the scripts of `benchmark`, "cifar100" or "imagenet", make it.
 
-    method, student, teacher: names or indices, as the scripts' flags take them; settings: values by dotted key, such as
-    {"SOLVER.EPOCHS": 60}, over the method's preset, or over the YAML file `cfg`. Raises UserError for what no run can
-    use.
+    method, student, teacher: names or indices, as the scripts' flags take them, the first where they are None;
+    settings: values by dotted key, such as {"SOLVER.EPOCHS": 60}, over the method's preset, or over the YAML file
+    `cfg`. Raises UserError for what no run can use.
     """
     pairs = [word for key, value in (settings or {}).items() for word in (key, as_text(value))]
-    chosen = {"selected_distiller": method, "selected_student": student, "selected_teacher": teacher}
-    return distillation_config(find_benchmark(benchmark), Choices(**chosen, cfg=cfg, pairs=pairs), torch.device(device))
+    choices = Choices(student, teacher, method, cfg=cfg, pairs=pairs)
+    return distillation_config(find_benchmark(benchmark), choices, torch.device(device))
 
 
 def as_text(value: Any) -> str:
@@ -95,18 +95,18 @@ def distill(
     teacher: nn.Module,
     train_loader: Any,
     test_loader: Any,
-    method: str = "KD",
+    method: str,
     epochs: int | None = None,
     settings: Mapping[str, Any] | None = None,
     folder: str | Path = "distilled",
 ) -> Result:
     """Distil `teacher` into `student`, which gets the weights of its best epoch; returns what these reach on the test.
 
-    student, teacher: any modules that turn float images (batch, 3, side, side) into logits (batch, classes); both stay
-    what they are, and the student where it is, which is where both train. Loaders: any of a known length, of batches
-    (image, label), or (image, label, index), the images' rows, for a method that remembers them, as CRD. method: a
-    name, or path/to/file.py:ClassName; epochs: SOLVER.EPOCHS; settings: as of `make_config`. The run's log, curves and
-    weights lie below `folder`. Raises UserError for what does not fit.
+    student, teacher: any modules that turn float images (batch, 3, side, side) into logits (batch, classes), which they
+    stay; both train where the student is. Loaders: of a known length, of batches (image, label), or (image, label,
+    index), the images' rows, for a method that remembers images. method: a name, or path/to/file.py:ClassName; epochs:
+    SOLVER.EPOCHS; settings: as of `make_config`. The run's log, curves and weights lie below `folder`. Raises UserError
+    for what does not fit.
     """
     settings = {**(settings or {}), **({} if epochs is None else {"SOLVER.EPOCHS": epochs})}
     cfg = make_config(method, settings=settings)
@@ -124,8 +124,10 @@ def distill(
         cfg = changed(cfg, f"DISTILLER.{role}", name)
         adapted[role] = adapt(copy.deepcopy(network).cpu(), name, count, image.shape[-1]).to(device)
     train: Any = Batches(train_loader, device)
-    data = Data(train, Batches(test_loader, device), list(map(str, range(count))), image.shape[-1], (), ())
-    distiller = build_distiller(method, *adapted.values(), cfg, train.num_images_per_epoch).to(device)
+    test: Any = Batches(test_loader, device)
+    data = Data(train, test, list(map(str, range(count))), image.shape[-1], (), ())
+    parts = adapted["STUDENT"], adapted["TEACHER"], cfg, train.num_images_per_epoch
+    distiller = build_distiller(method, *parts).to(device)
     if (targets := getattr(train_loader.dataset, "targets", None)) is not None:
         distiller.set_targets(torch.as_tensor(targets, device=device))
     with start_run(folder, cfg, data) as run:

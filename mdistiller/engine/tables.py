@@ -20,12 +20,12 @@ LARGE_LOSS = 1000  # from here on in three digits
 WORST, BEST = 20, 5  # classes shown, where there are more than both together
 MOST_CONFUSIONS = 10
 
-HEADER = "dataset", "teacher", "student", "method", "seed", "epoch", "top-1", "top-5", "loss", "ECE", "images", "file"
-COMPARED = "agreement", "KL"  # with the teacher, before the images
-TESTED = "chosen_by", "image_size", "views", "precision", "networks", "compared_with"  # of CSV alone
+HEADER = "dataset", "teacher", "student", "method", "seed", "epoch", "top-1", "top-5", "loss", "images", "file"
+COMPARISON_HEADER = "teacher", "student", "method", "seed", "top-1", "agreement", "KL", "ECE"
+OF_CSV = "chosen_by", "ece", "agreement", "kl", "compared_with", "image_size", "views", "precision", "networks"
 CLASS_HEADER = "class", "images", "top-1"
 CONFUSION_HEADER = "true", "taken for", "count", "share"
-NUMBERS = {*HEADER[4:-1], *COMPARED, "count", "share"}  # set to the right
+NUMBERS = {*HEADER[4:-1], *COMPARISON_HEADER[3:], "count", "share"}  # set to the right
 
 
 def columns_of(text: str) -> int:
@@ -81,17 +81,11 @@ def format_table(evaluations: Sequence[Evaluation], title: str = "") -> str:
 
     title: a line that is above them, unless empty.
     """
-    compared = COMPARED if any(item.agreement is not None for item in evaluations) else ()
-    rows: list[tuple[str, ...]] = [(*HEADER[:-2], *compared, HEADER[-2])]
+    rows: list[tuple[str, ...]] = [HEADER[:-1]]
     for item in evaluations:
         known = item.dataset, item.teacher, item.student, item.method, item.seed, item.epoch
-        numbers = [f"{item.result.top1:.2f}", f"{item.result.top5:.2f}", in_nats(item.result.loss)]
-        numbers.append(f"{item.calibration:.2f}")
-        if compared:
-            is_known = item.agreement is not None and item.divergence is not None
-            numbers += [f"{item.agreement:.2f}", in_nats(item.divergence)] if is_known else 2 * [UNKNOWN]
-        numbers.append(str(item.result.images))
-        rows.append((*(UNKNOWN if value is None else printable(value) for value in known), *numbers))
+        numbers = f"{item.result.top1:.2f}", f"{item.result.top5:.2f}", in_nats(item.result.loss), item.result.images
+        rows.append((*map(cell, known), *map(str, numbers)))
     last = GAP + HEADER[-1]
     header, *lines = align(rows, NUMBERS, WIDTH - len(last)).split("\n")
     notes = list(map(note_on, evaluations))
@@ -101,16 +95,30 @@ def format_table(evaluations: Sequence[Evaluation], title: str = "") -> str:
         lines = [f"{line}{GAP}{file}" for line, (file, _) in zip(lines, beside, strict=True)]
     else:
         for number, (names, note) in enumerate(zip(files, notes, strict=True)):
-            ends = [*[""] * (len(names) - 1), note]
-            below = [
-                shorten_path(name, WIDTH - len(GAP) - len(end))[0] + end for name, end in zip(names, ends, strict=True)
-            ]
-            lines[number] += "".join(f"\n{GAP}{line}" for line in below)
+            for name in names:
+                end = note if name == names[-1] else ""
+                lines[number] += f"\n{GAP}{shorten_path(name, WIDTH - len(GAP) - len(end))[0]}{end}"
     return "\n".join([*([title] if title else []), header + last, *lines])
 
 
-def in_nats(value: float | None) -> str:
-    assert value is not None
+def format_comparison(evaluations: Sequence[Evaluation]) -> str:
+    """How near the networks are to their teachers, and how well calibrated: a row an evaluation, in the same order."""
+    rows: list[tuple[str, ...]] = [COMPARISON_HEADER]
+    for item in evaluations:
+        known = map(cell, (item.teacher, item.student, item.method, item.seed))
+        compared = [UNKNOWN, UNKNOWN]
+        if item.agreement is not None and item.divergence is not None:
+            compared = [f"{item.agreement:.2f}", in_nats(item.divergence)]
+        rows.append((*known, f"{item.result.top1:.2f}", *compared, f"{item.calibration:.2f}"))
+    return align(rows, NUMBERS, WIDTH)
+
+
+def cell(value: Any) -> str:
+    """What a file tells, as a cell of a table."""
+    return UNKNOWN if value is None else printable(value)
+
+
+def in_nats(value: float) -> str:
     return f"{value:.4f}" if value < LARGE_LOSS else f"{value:.3g}"
 
 
@@ -161,13 +169,12 @@ def write_table(path: str | Path, evaluations: Iterable[Evaluation]) -> None:
     rows = []
     for item in evaluations:
         known = item.dataset, item.teacher, item.student, item.method, item.seed, item.epoch
-        numbers = item.result.top1, item.result.top5, item.result.loss, item.calibration
-        compared = item.agreement, item.divergence
+        numbers = item.result.top1, item.result.top5, item.result.loss, item.result.images
         files = item.files[0].absolute() if len(item.files) == 1 else SEPARATOR.join(map(str, item.files))
-        tested = item.chosen_by, item.image_size, item.views, item.precision, len(item.files), item.compared_with
-        rows.append((*known, *numbers, *compared, item.result.images, files, *tested))
-    titles = *HEADER[:-2], *COMPARED, *HEADER[-2:], *TESTED
-    write_csv(path, [title.replace("-", "").lower() for title in titles], rows)
+        compared = item.calibration, item.agreement, item.divergence, item.compared_with
+        tested = item.image_size, item.views, item.precision, len(item.files)
+        rows.append((*known, *numbers, files, item.chosen_by, *compared, *tested))
+    write_csv(path, [title.replace("-", "") for title in (*HEADER, *OF_CSV)], rows)
 
 
 def write_classes(path: str | Path, item: Evaluation) -> None:
