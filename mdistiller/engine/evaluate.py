@@ -1,5 +1,6 @@
 """Evaluation of finished weight files: what each reaches, or several together."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,10 @@ from .metrics import Result, evaluate
 from .networks import SEPARATOR, label
 from .sight import Seeing, Sight
 from .students import Reader, WeightFile
-from .values import dump, leaves
+from .values import dump
 from .views import DESCRIPTIONS, ONE_VIEW, TEN_CROP, viewed
 
 WHICH_IMAGES = {"DATASET.ROOT", "DATASET.SYNTHETIC.SEED", "DATASET.SYNTHETIC.TEST_IMAGES"}
-OF_ONE_NETWORK = {"MEAN", "STD", "FINGERPRINT", "NUM_CLASSES"}  # keys of DATASET in which an ensemble's may differ
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Evaluator(Reader):
         views: str = ONE_VIEW,
         teacher: str | None = None,
     ):
-        also = {"SOLVER.AMP", *(f"DISTILLER.{key}" for key in KEYS if teacher)}
+        also = ["SOLVER.AMP", *(f"DISTILLER.{key}" for key in KEYS if teacher)]
         super().__init__(network, pairs, project, also)
         self.device, self.views, self.teacher = device, views, teacher
         self.data_sets: dict[str, Data] = {}  # by their config
@@ -129,7 +129,7 @@ class Evaluator(Reader):
         members = [self.member(file) for file in files]
         first, data = members[0], self.data_of(members[0].cfg)
         for other in members[1:]:
-            check_alike(first, other)
+            self.check_alike(first, other)
         networks = [viewed(seeing(member, first), self.views, first.cfg, data) for member in members]
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
         teacher = self.teacher_of(members, data)
@@ -139,6 +139,8 @@ class Evaluator(Reader):
         agreement = None if viewed_teacher is None else Agreement(viewed_teacher, first.columns)
         observers = [observer for observer in (calibration, confusion, agreement) if observer is not None]
         result = evaluate(network, data.test, first.columns, observers, title)
+        if not math.isfinite(result.loss) and first.cfg.SOLVER.AMP == "fp16":
+            raise UserError(f"the logits of {files[0].path} are beyond what fp16 holds; type SOLVER.AMP bf16, or none")
         metas = [file.meta for file in files]
         seeds = [m.cfg.EXPERIMENT.SEED for m in members if "SEED" in self._said(m.file).get("EXPERIMENT", {})]
         return Evaluation(
@@ -174,6 +176,25 @@ class Evaluator(Reader):
         columns = None if rows is None else torch.tensor(rows, device=self.device)
         return Member(file, cfg, label(named.name, named.arguments), named.models, network, classes, columns)
 
+    def check_alike(self, first: Member, other: Member) -> None:
+        """Raise UserError where two networks cannot be one ensemble, as they see other images or score other classes."""
+        paths = f"{first.file.path} and {other.file.path}"
+        for key in ("TYPE", "IMAGE_SIZE"):
+            theirs, ours = first.cfg.DATASET[key], other.cfg.DATASET[key]
+            if theirs != ours:
+                raise UserError(
+                    f"an ensemble sees the same images, and DATASET.{key} of {paths} is {theirs} and {ours}; choose files "
+                    f"by --dataset or --checkpoint, or type DATASET.{key} for all"
+                )
+        if self.data_of(first.cfg).fingerprints != self.data_of(other.cfg).fingerprints:
+            raise UserError(
+                f"an ensemble sees the same images, and those of {paths} differ; choose files by --checkpoint, or type "
+                "DATASET.ROOT for all"
+            )
+        if first.classes != other.classes:
+            counts = f"{len(first.classes)} and {len(other.classes)}"
+            raise UserError(f"an ensemble's networks score the same classes, and {paths} score others ({counts})")
+
     def teacher_of(self, members: Sequence[Member], data: Data) -> Teacher | None:
         """The one teacher that all `members` are compared with. Raises UserError where they have several."""
         if self.teacher is None:
@@ -200,22 +221,6 @@ def joined(values: Iterable[Any]) -> Any:
     """The value that all agree on, else those there are, as text; None where there is none."""
     known = list(dict.fromkeys(value for value in values if value is not None))
     return SEPARATOR.join(map(str, known)) if len(known) > 1 else next(iter(known), None)
-
-
-def check_alike(first: Member, other: Member) -> None:
-    """Raise UserError where two networks cannot be one ensemble, as they see other images or score other classes."""
-    theirs, ours = (leaves(member.cfg.DATASET) for member in (first, other))
-    for key, value in ours.items():
-        if key not in OF_ONE_NETWORK and value != theirs[key]:
-            raise UserError(
-                f"an ensemble is of one data set, and DATASET.{key} is {theirs[key]} for {first.file.path} and {value} "
-                f"for {other.file.path}; choose files by --dataset or --checkpoint, or type DATASET.{key} for all"
-            )
-    if first.classes != other.classes:
-        raise UserError(
-            f"{first.file.path} and {other.file.path} score other classes ({len(first.classes)} and "
-            f"{len(other.classes)}); an ensemble's networks score the same"
-        )
 
 
 def seeing(member: Member, first: Member) -> nn.Module:

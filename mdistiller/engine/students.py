@@ -1,7 +1,7 @@
 """Networks out of weight files, by what these tell of themselves: for tests, for tools, and for Python."""
 
 import contextlib
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +93,7 @@ class Reader:
     also: keys that `pairs` may have beside those of DATASET.
     """
 
-    def __init__(self, network: str | None, pairs: list[str], project: Path | None = None, also: Container[str] = ()):
+    def __init__(self, network: str | None, pairs: list[str], project: Path | None = None, also: Sequence[str] = ()):
         self.network, self.pairs, self.project = network, pairs, project
         self.plain = find_method(PLAIN_TRAINING)
         config.merge_pairs(config.config_for(self.plain), pairs)
