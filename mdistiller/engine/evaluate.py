@@ -177,14 +177,14 @@ class Evaluator(Reader):
         return Member(file, cfg, label(named.name, named.arguments), named.models, network, classes, columns)
 
     def check_alike(self, first: Member, other: Member) -> None:
-        """Raise UserError where two networks cannot be one ensemble, as they see other images or score other classes."""
+        """Raise UserError where two networks see other images or score other classes, and so cannot be one ensemble."""
         paths = f"{first.file.path} and {other.file.path}"
         for key in ("TYPE", "IMAGE_SIZE"):
             theirs, ours = first.cfg.DATASET[key], other.cfg.DATASET[key]
             if theirs != ours:
                 raise UserError(
-                    f"an ensemble sees the same images, and DATASET.{key} of {paths} is {theirs} and {ours}; choose files "
-                    f"by --dataset or --checkpoint, or type DATASET.{key} for all"
+                    f"an ensemble sees the same images, and DATASET.{key} of {paths} is {theirs} and {ours}; choose "
+                    f"files by --dataset or --checkpoint, or type DATASET.{key} for all"
                 )
         if self.data_of(first.cfg).fingerprints != self.data_of(other.cfg).fingerprints:
             raise UserError(
