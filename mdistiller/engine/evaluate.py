@@ -12,6 +12,7 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.dataset import Data, build_data
 from mdistiller.errors import UserError
+from mdistiller.models.others import is_other
 
 from .agreement import KEYS, Teacher, teacher_of
 from .ensemble import Ensemble
@@ -140,7 +141,8 @@ class Evaluator(Reader):
         observers = [observer for observer in (calibration, confusion, agreement) if observer is not None]
         result = evaluate(network, data.test, first.columns, observers, title)
         if not math.isfinite(result.loss) and first.cfg.SOLVER.AMP == "fp16":
-            raise UserError(f"the logits of {files[0].path} are beyond what fp16 holds; type SOLVER.AMP bf16, or none")
+            of = files[0].path if len(files) == 1 else f"one of the {len(files)} networks"
+            raise UserError(f"the logits of {of} are beyond what fp16 holds; type SOLVER.AMP bf16, or none")
         metas = [file.meta for file in files]
         seeds = [m.cfg.EXPERIMENT.SEED for m in members if "SEED" in self._said(m.file).get("EXPERIMENT", {})]
         return Evaluation(
@@ -171,8 +173,14 @@ class Evaluator(Reader):
         may win, wrong ones included.
         """
         cfg = self.config_of(file)
-        named = self.named(file, cfg)
-        network, classes, rows = self.network_of(file, cfg, named, self.data_of(cfg).classes)
+        named, trained = self.named(file, cfg), file.meta.get("dataset", {}).get("image_size")
+        try:
+            network, classes, rows = self.network_of(file, cfg, named, self.data_of(cfg).classes)
+        except UserError as error:
+            if is_other(named.name) and trained not in (None, cfg.DATASET.IMAGE_SIZE):
+                advice = f"it was trained at {trained} pixels and may take no others; leave out DATASET.IMAGE_SIZE"
+                raise UserError(f"{error}; {advice}") from error
+            raise
         columns = None if rows is None else torch.tensor(rows, device=self.device)
         return Member(file, cfg, label(named.name, named.arguments), named.models, network, classes, columns)
 

@@ -12,7 +12,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from mdistiller.dataset import Data
-from mdistiller.distillers import build_distiller, find_method
+from mdistiller.distillers import Distiller, find_method
 from mdistiller.errors import UserError, nearest
 from mdistiller.models.adapt import adapt
 
@@ -26,10 +26,14 @@ from .owner import owned
 from .provenance import about_run
 from .published import Batches
 from .resolve import Choices, distillation_config
+from .run import assemble
 from .runlog import RunLog
 from .runs import RunFiles, create_run, folders_of
 from .trainer import Trainer
 from .weights import read_weights
+
+# Beginnings of keys for what `distill` is given by its arguments, or leaves to its caller.
+GIVEN = "DATASET.", "DISTILLER.", "SOLVER.BATCH_SIZE", "SOLVER.SYNC_BN", "LOG.WANDB"
 
 
 class Run(NamedTuple):
@@ -109,27 +113,23 @@ def distill(
     for what does not fit.
     """
     settings = {**(settings or {}), **({} if epochs is None else {"SOLVER.EPOCHS": epochs})}
+    for key in settings:
+        if key.startswith(GIVEN) and key != "DISTILLER.LOGIT_STANDARDIZATION":
+            raise UserError(f"{key} has no effect on distill, which is given networks and loaders; leave it out")
     cfg = make_config(method, settings=settings)
-    device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
-    image = first_image(train_loader)
-    networks = {"STUDENT": student, "TEACHER": teacher}
-    classes = {role: count_classes(network, image, role.lower()) for role, network in networks.items()}
-    if classes["STUDENT"] != classes["TEACHER"]:
-        raise UserError(
-            f"the student scores {classes['STUDENT']} classes and the teacher {classes['TEACHER']}; expected the same"
-        )
-    adapted = {}
-    for role, network in networks.items():
-        name, count = type(network).__name__, classes[role]
-        cfg = changed(cfg, f"DISTILLER.{role}", name)
-        adapted[role] = adapt(copy.deepcopy(network).cpu(), name, count, image.shape[-1]).to(device)
-    train: Any = Batches(train_loader, device)
-    test: Any = Batches(test_loader, device)
+    check_takes_networks(find_method(cfg.DISTILLER.TYPE), cfg)
+    parameter = next(student.parameters(), torch.zeros(()))
+    image = first_image(train_loader, "training", parameter.dtype)
+    first_image(test_loader, "test", parameter.dtype)
+    count = count_classes(student, image, "student")
+    if (theirs := count_classes(teacher, image, "teacher")) != count:
+        raise UserError(f"the student scores {count} classes and the teacher {theirs}; expected the same")
+    cfg, own_student = adapted(student, "STUDENT", cfg, count, image)
+    cfg, own_teacher = adapted(teacher, "TEACHER", cfg, count, image)
+    train: Any = Batches(train_loader, parameter.device)
+    test: Any = Batches(test_loader, parameter.device)
     data = Data(train, test, list(map(str, range(count))), image.shape[-1], (), ())
-    parts = adapted["STUDENT"], adapted["TEACHER"], cfg, train.num_images_per_epoch
-    distiller = build_distiller(method, *parts).to(device)
-    if (targets := getattr(train_loader.dataset, "targets", None)) is not None:
-        distiller.set_targets(torch.as_tensor(targets, device=device))
+    distiller = assemble(cfg, own_student.to(parameter.device), own_teacher.to(parameter.device), train)
     with start_run(folder, cfg, data) as run:
         trainer = Trainer(cfg, distiller, data, *run)
         with explained(trainer):
@@ -139,20 +139,42 @@ def distill(
     return result
 
 
-def first_image(loader: Any) -> torch.Tensor:
+def check_takes_networks(method: type[Distiller], cfg: CN) -> None:
+    """Raise UserError for a method that `distill` cannot run."""
+    reasons = {
+        "has no teacher": not method.needs_teacher,
+        "takes two views of an image": method.number_of_views(cfg) > 1,
+        "makes another network of the student": method.student_name("student", "teacher") != "student",
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(
+                f"distill takes no {method.__name__}, which {reason}; choose another method, or use Trainer"
+            )
+
+
+def adapted(network: nn.Module, role: str, cfg: CN, count: int, image: torch.Tensor) -> tuple[CN, nn.Module]:
+    """`cfg` with the name of `network` as DISTILLER.`role`, and a copy of it that is one of ours.
+
+    count: of its logits; image: (1, 3, side, side), one that it takes.
+    """
+    name = type(network).__name__
+    return changed(cfg, f"DISTILLER.{role}", name), adapt(copy.deepcopy(network), name, count, image.shape[-1])
+
+
+def first_image(loader: Any, role: str, dtype: torch.dtype) -> torch.Tensor:
     """The first image of a loader, (1, 3, side, side). Raises UserError where its batches are not as `distill` says."""
     try:
         len(loader.dataset), len(loader)
         image, label = next(iter(loader))[:2]
-        is_right = image.dim() == 4 and image.is_floating_point() and label.shape == image.shape[:1]
+        is_right = image.dim() == 4 and image.dtype == dtype and label.shape == image.shape[:1]
+        is_right = is_right and label.dtype == torch.int64
         got = f"{image.dtype} {tuple(image.shape)} and {label.dtype} {tuple(label.shape)}"
     except (AttributeError, TypeError, ValueError, KeyError, StopIteration) as error:
         is_right, got = False, f"{type(error).__name__}: {error}"
     if not is_right:
-        raise UserError(
-            "the loader gives no batches of float images (batch, 3, side, side) and class indices (batch,), or has no "
-            f"length: {' '.join(got.split())[:200]}"
-        )
+        expected = f"batches of {dtype} images (batch, 3, side, side) and int64 classes (batch,)"
+        raise UserError(f"the {role} loader gives no {expected}, or has no length: {' '.join(got.split())[:200]}")
     return image[:1]
 
 

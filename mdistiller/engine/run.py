@@ -54,7 +54,8 @@ def assemble(
             if part is not distiller.teacher or not distiller.teacher_is_constant:  # whose folded norms do nothing
                 setattr(distiller, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
     distiller = distiller.to(train.device).to(memory_format=memory_format_of(cfg))
-    distiller.set_targets(train.image_set.targets)
+    if (targets := getattr(train.image_set, "targets", None)) is not None:  # which a user's own images need not have
+        distiller.set_targets(torch.as_tensor(targets, device=train.device))
     if train.device.type == "cpu":
         keep_freed_memory()
     if cfg.SOLVER.COMPILE:
