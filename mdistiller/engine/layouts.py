@@ -1,5 +1,7 @@
 """Where in a weight file's content a network's state dict is, and what else the file says of itself."""
 
+import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -141,6 +143,21 @@ def known_meta(content: Mapping[Any, Any]) -> dict[str, Any]:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         meta["dataset"] = {key: value for key, value in meta["dataset"].items() if key != "classes"}
     return meta if 0 <= meta.get("top1", 0.0) <= 100 else {}
+
+
+def meta_as_texts(meta: Mapping[str, Any]) -> dict[str, str]:
+    """A `meta` for formats that keep texts alone: what is none becomes JSON; None is left out."""
+    entries = {key: value for key, value in meta.items() if value is not None}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
+
+
+def meta_from_texts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The `meta` that `meta_as_texts` wrote, without what is no JSON."""
+    meta: dict[str, Any] = {}
+    for key, text in texts.items():
+        with contextlib.suppress(ValueError, RecursionError):
+            meta[key] = text if META_TYPES.get(key) is str else json.loads(text)
+    return meta
 
 
 def is_plain(values: dict[Any, Any]) -> bool:

@@ -202,11 +202,11 @@ def load_student(
     names it, or a run of this project did.
     Raises UserError, in one line, for what is missing, damaged, or another network's.
     """
-    return read_student(Reader(network, [str(word) for word in pairs], PROJECT), Path(path), num_classes)
+    return read_student(Reader(network, [str(word) for word in pairs], PROJECT), Path(path), num_classes)[0]
 
 
-def read_student(reader: Reader, path: Path, num_classes: int | None = None) -> Student:
-    """As `load_student`."""
+def read_student(reader: Reader, path: Path, num_classes: int | None = None) -> tuple[Student, Named, CN]:
+    """As `load_student`; beside the student its network's name, and the config that says how its images are tested."""
     file = weight_file(path, CIFAR100.models)
     cfg = reader.config_of(file, needs_images=False)
     named = reader.named(file, cfg)
@@ -224,4 +224,4 @@ def read_student(reader: Reader, path: Path, num_classes: int | None = None) -> 
     dataset = cfg.DATASET
     crops = DATASETS[dataset.TYPE].stays_in_files
     transform = Transform(dataset.IMAGE_SIZE, tuple(dataset.MEAN), tuple(dataset.STD), crops)
-    return Student(network.eval(), transform, tuple(classes), file.meta)
+    return Student(network.eval(), transform, tuple(classes), file.meta), named, cfg

@@ -14,7 +14,7 @@ from mdistiller.errors import UserError
 from mdistiller.files import open_regular
 
 from .archive import check_file
-from .layouts import COUNTER, classifier_names, find_state_dict, is_alike, known_meta
+from .layouts import COUNTER, classifier_names, find_state_dict, is_alike, known_meta, meta_from_texts
 from .writing import atomic_write
 
 KNOWN_TYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -58,11 +58,14 @@ def read_checkpoint(path: str | Path, stays: bool = False) -> dict[str, Any]:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
+        from safetensors import safe_open
         from safetensors.torch import load_file
     except ImportError as error:
         raise UserError(f"weights {path} are a safetensors file; type: pip install safetensors") from error
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            texts = file.metadata() or {}
+        return {"model": load_file(path), "meta": meta_from_texts(texts)}
     except Exception as error:  # an exception of its own, an OSError, an unknown type of numbers
         raise UserError(f"weights {path} are damaged or truncated; download or train them again") from error
 
@@ -188,8 +191,9 @@ def load_weights(
             f"weights {path} are not {name}'s: {wrong[0]} has shape {shape}, expected {expected_shape}; "
             "name the network that they belong to, or its own weights"
         )
-    numbers = {key: as_numbers(value, expected[key].dtype, key, path) for key, value in state_dict.items()}
-    network.load_state_dict(numbers)
+    for key, value in state_dict.items():  # in a dict that has the versions of the network's modules
+        expected[key] = as_numbers(value, expected[key].dtype, key, path)
+    network.load_state_dict(expected)
     return meta
 
 

@@ -110,7 +110,10 @@ class _Tracer(fx.Tracer):
 
 def _foldable_pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Pairs (convolution, batch norm) of modules of `network`."""
-    graph = _Tracer().trace(network)
+    try:
+        graph = _Tracer().trace(network)
+    except Exception:  # a network with a contract of its own may do what cannot be followed
+        return []
     called: dict[Any, Any] = {
         node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
     }
