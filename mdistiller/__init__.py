@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from mdistiller.dataset import Data, build_data
     from mdistiller.distillers import Distiller, build_distiller
     from mdistiller.engine.cfg import CFG
-    from mdistiller.engine.library import distill, make_config, start_run
-    from mdistiller.engine.metrics import Result, evaluate
+    from mdistiller.engine.library import distill, evaluate, make_config, start_run
+    from mdistiller.engine.metrics import Result
     from mdistiller.engine.students import load_student
     from mdistiller.engine.trainer import Trainer
     from mdistiller.errors import UserError
@@ -36,8 +36,8 @@ _HOMES = {
     "dataset": ("Data", "build_data"),
     "distillers": ("Distiller", "build_distiller"),
     "engine.cfg": ("CFG",),
-    "engine.library": ("distill", "make_config", "start_run"),
-    "engine.metrics": ("Result", "evaluate"),
+    "engine.library": ("distill", "evaluate", "make_config", "start_run"),
+    "engine.metrics": ("Result",),
     "engine.students": ("load_student",),
     "engine.trainer": ("Trainer",),
     "errors": ("UserError",),

@@ -196,7 +196,7 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
         errors.append(UserError("--agreement has no effect, as none of these had a teacher; type --agreement FILE"))
     if evaluations:
         evaluations.sort(key=place)
-        print(format_table(evaluations, evaluator.title(len(files) if flags.ensemble else 1)))
+        print(format_table(evaluations, evaluator.title(evaluations[0])))
         if flags.agreement:
             print(f"\n{format_comparison(evaluations)}")
         if flags.per_class:

@@ -24,6 +24,7 @@ from .students import Reader, WeightFile
 from .values import dump
 from .views import DESCRIPTIONS, ONE_VIEW, TEN_CROP, viewed
 
+FLOAT32 = "float32"  # what SOLVER.AMP none means
 WHICH_IMAGES = {"DATASET.ROOT", "DATASET.SYNTHETIC.SEED", "DATASET.SYNTHETIC.TEST_IMAGES"}
 
 
@@ -165,7 +166,7 @@ class Evaluator(Reader):
             teacher_is_changed=teacher is not None and teacher.is_changed,
             image_size=data.image_size,
             views=self.views,
-            precision=first.cfg.SOLVER.AMP.replace("none", "float32"),
+            precision=FLOAT32 if first.cfg.SOLVER.AMP == "none" else first.cfg.SOLVER.AMP,
         )
 
     def member(self, file: WeightFile) -> Member:
@@ -215,13 +216,12 @@ class Evaluator(Reader):
             raise UserError("the files of the ensemble had other teachers than each other; type --agreement FILE")
         return first
 
-    def title(self, networks: int) -> str:
-        """How all rows were tested, where that is not as each run was; networks: of a row."""
-        typed = dict(zip(self.pairs[::2], self.pairs[1::2], strict=True))
-        told = [f"at {typed['DATASET.IMAGE_SIZE']} pixels"] if "DATASET.IMAGE_SIZE" in typed else []
-        told += [f"by {DESCRIPTIONS[self.views]}"] if self.views in DESCRIPTIONS else []
-        told += [f"in {typed['SOLVER.AMP']}"] if typed.get("SOLVER.AMP", "none") != "none" else []
-        told += [f"by mean probabilities of {networks} networks"] if networks > 1 else []
+    def title(self, item: Evaluation) -> str:
+        """How `item`, and with it every row, was tested, where that is not as each run was."""
+        told = [f"at {item.image_size} pixels"] if "DATASET.IMAGE_SIZE" in self.pairs[::2] else []
+        told += [f"by {DESCRIPTIONS[item.views]}"] if item.views != ONE_VIEW else []
+        told += [f"in {item.precision}"] if item.precision != FLOAT32 else []
+        told += [f"by mean probabilities of {len(item.files)} networks"] if len(item.files) > 1 else []
         return f"Tested {', '.join(told)}" if told else ""
 
 

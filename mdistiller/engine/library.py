@@ -3,7 +3,8 @@
 import contextlib
 import copy
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from .failures import explained
 from .identity import with_variant
 from .index import BENCHMARKS, Benchmark
 from .metrics import Result
+from .metrics import evaluate as measure
 from .networks import label_of
 from .owner import owned
 from .provenance import about_run
@@ -66,7 +68,9 @@ def make_config(
 
 def as_text(value: Any) -> str:
     """A setting as a command line has it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    return json.dumps(value, default=lambda number: number.item() if hasattr(number, "item") else str(number))
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -193,8 +197,44 @@ def count_classes(network: nn.Module, image: torch.Tensor, role: str) -> int:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    logits = getattr(returned, "logits", returned[0] if isinstance(returned, (tuple, list)) else returned)
+    logits = logits_in(returned)
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(f"the {role} makes {got} of one image; expected logits (1, classes)")
     return logits.shape[1]
+
+
+def logits_in(returned: Any) -> Any:
+    """The logits in what a network returned: by themselves, before its features, or by their name."""
+    return getattr(returned, "logits", returned[0] if isinstance(returned, (tuple, list)) else returned)
+
+
+class Logits(nn.Module):
+    """`network` as one of ours, without features."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+        return logits_in(self.network(image)), {}
+
+
+def evaluate(network: nn.Module, batches: Iterable[Any]) -> Result:
+    """Loss, top-1 and top-5 of any network, in eval mode, where it is; its mode is restored.
+
+    network: images (batch, 3, height, width) to logits (batch, classes), or to a tuple that begins with them. batches:
+    dicts of "image" and "target", as of `Data`, or tuples (image, label, …).
+    """
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+    def as_dicts() -> Iterator[dict[str, torch.Tensor]]:
+        for batch in batches:
+            image, target = (batch["image"], batch["target"]) if isinstance(batch, dict) else batch[:2]
+            yield {"image": image.to(device), "target": target.to(device)}
+
+    was_training = network.training
+    try:
+        return measure(Logits(network), as_dicts())
+    finally:
+        network.train(was_training)

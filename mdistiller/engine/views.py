@@ -10,7 +10,7 @@ from mdistiller.errors import UserError
 
 from .precision import Precision
 
-ONE_VIEW, FLIP, TEN_CROP = "centre", "flip", "ten_crop"
+ONE_VIEW, FLIP, TEN_CROP = "one", "flip", "ten_crop"
 DESCRIPTIONS = {FLIP: "mean logits of image and mirror image", TEN_CROP: "mean logits of 10 crops"}
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from mdistiller import UserError, distill, load_student, make_config, start_run
+from mdistiller import UserError, distill, evaluate, load_student, make_config, start_run
 from mdistiller.dataset import build_data
 from mdistiller.engine.cfg import CFG
 
@@ -97,6 +97,25 @@ def test_what_does_not_fit_is_one_line(run, name):
     with pytest.raises(UserError) as error:
         run(**options)
     assert part in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_any_network_is_evaluated_on_any_batches(is_ours):
+    student = network().train()
+    student[1].momentum = None
+    tuples = loader(IMAGES, LABELS, torch.arange(24))
+    found = evaluate(student, [{"image": IMAGES, "target": LABELS}] if is_ours else tuples)
+    assert student.training and student[1].num_batches_tracked == 0
+    logits = student.eval()(IMAGES)
+    assert found.images == 24 and found.top1 == pytest.approx(100 * (logits.argmax(1) == LABELS).float().mean().item())
+    assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, LABELS).item(), abs=1e-6)
+
+
+def test_settings_may_be_values_of_python(tmp_path):
+    settings = {"DATASET.ROOT": tmp_path, "SOLVER.LR": torch.tensor(0.25), "SOLVER.LR_DECAY_STAGES": (1, 2)}
+    cfg = make_config("KD", settings={**settings, "SOLVER.NESTEROV": True})
+    assert cfg.DATASET.ROOT == str(tmp_path) and cfg.SOLVER.LR == 0.25 and cfg.SOLVER.NESTEROV is True
+    assert cfg.SOLVER.LR_DECAY_STAGES == [1, 2]
 
 
 def test_a_config_is_that_of_the_scripts():
