@@ -38,6 +38,12 @@ def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
     }
 
 
+def fingerprint_of(data: Data) -> str:
+    """That of all images of `data`, as a saved config has it."""
+    splits = ["train", "test", *(["val"] if "val" in data.fingerprints else [])]
+    return "-".join(data.fingerprints[split] for split in splits)
+
+
 def installed_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

@@ -1,0 +1,196 @@
+"""Runs as processes of their own, several at once, which end with this one."""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mdistiller.dataset.streaming import available_cores
+from mdistiller.engine.signals import Stopped
+from mdistiller.engine.writing import atomic_write
+
+from .find import FINISHED, RUNNING, Finder, read_text
+from .run import Run
+
+SECONDS_BETWEEN_LOOKS = 0.5
+PATIENCE = 30  # seconds, in which a run that is told to stop saves its state
+THREADS = "OMP_NUM_THREADS"
+MEMORY = "memory.json"  # in the output folder: MiB at the peak by the run's name
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Job:
+    """A run that goes on in `process`; device: as --device takes it, "" for the script's own choice."""
+
+    run: Run
+    device: str
+    process: subprocess.Popen
+    errors: IO[bytes]
+    started: float
+    memory: float | None = None  # MiB at its peak
+
+    def is_over(self) -> bool:
+        """Whether the process has ended; then `memory` is known, where the system tells it."""
+        if self.process.returncode is not None:
+            return True
+        if not hasattr(os, "wait4"):  # Windows
+            return self.process.poll() is not None
+        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+        if pid:
+            self.process.returncode = os.waitstatus_to_exitcode(status)
+            self.memory = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return bool(pid)
+
+    def reason(self) -> str:
+        """Why the run failed: the last line that it told, or the signal that ended it."""
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        told = lines[-1] if lines else f"exit status {self.process.returncode}"
+        return told.removeprefix("error: ")
+
+
+class Jobs:
+    """Runs that go on. devices: as --device takes them; each has `on_each` jobs at once."""
+
+    def __init__(self, devices: Iterable[str], on_each: int, folder: Path):
+        self.slots = [device for _ in range(on_each) for device in devices]
+        self.folder, self.running = folder, list[Job]()
+
+    @property
+    def free(self) -> list[str]:
+        """The devices that have room, as often as they have."""
+        left = list(self.slots)
+        for job in self.running:
+            left.remove(job.device)
+        return left
+
+    def start(self, run: Run, resume: str | None) -> None:
+        """Start `run`, or go on with the one called `resume`, on a device that has room."""
+        device, errors = self.free[0], tempfile.TemporaryFile()
+        command = [*run.command(sys.executable, resume), *(["--device", device] if device else [])]
+        threads = os.environ.get(THREADS) or str(max(1, available_cores() // len(self.slots)))
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=os.environ | {THREADS: threads},
+            start_new_session=True,  # Ctrl-C reaches this process alone, which tells its runs once
+            preexec_fn=end_with_parent(),
+        )
+        self.running.append(Job(run, device, process, errors, time.monotonic()))
+
+    def ended(self) -> list[Job]:
+        """Those that have ended since the last call."""
+        over = [job for job in self.running if job.is_over()]
+        self.running = [job for job in self.running if job not in over]
+        return over
+
+    def stop(self) -> None:
+        """Have all runs save their states and end."""
+        for job in self.running:
+            with contextlib.suppress(OSError):
+                job.process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + PATIENCE
+        while self.running and time.monotonic() < until:
+            self.ended()
+            time.sleep(0.05)
+        for job in self.running:
+            job.process.kill()
+
+
+def end_with_parent() -> Callable[[], None] | None:
+    """What has a new process get SIGTERM where this one ends, however it does; None where the system cannot."""
+    if sys.platform != "linux":
+        return None
+    parent, library = os.getpid(), ctypes.CDLL(None)
+
+    def prepare() -> None:
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
+def run_all(runs: list[Run], finder: Finder, jobs: Jobs, told: Callable[["Progress"], None]) -> "Progress":
+    """Have all `runs` finished that are not; `told` hears of each one that ends, and often between.
+
+    A run that another process has under way is left to that.
+    """
+    progress = Progress(runs, finder, jobs)
+    todo = list(progress.left)
+    try:
+        while todo or jobs.running:
+            while todo and jobs.free:
+                run = todo.pop(0)
+                found = finder.look(run)
+                if found.state == RUNNING:
+                    progress.elsewhere.append(run)
+                elif found.state != FINISHED:
+                    jobs.start(run, found.files.name if found.files else None)
+            for job in jobs.ended():
+                progress.count(job)
+            told(progress)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except (KeyboardInterrupt, Stopped):
+        jobs.stop()
+        raise
+    finally:
+        jobs.stop()
+    return progress
+
+
+class Progress:
+    """How many runs are behind, what the others will take, and what failed.
+
+    seconds: of an epoch, of each run that has told.
+    """
+
+    def __init__(self, runs: list[Run], finder: Finder, jobs: Jobs):
+        self.runs, self.finder, self.jobs = runs, finder, jobs
+        self.left = [run for run in runs if finder.look(run).state != FINISHED]
+        self.elsewhere, self.failed = list[Run](), list[tuple[Run, str]]()
+        self.news = list[Run]()  # that have ended since the last report
+
+    @property
+    def done(self) -> int:
+        return len(self.runs) - len(self.left)
+
+    def count(self, job: Job) -> None:
+        """Count a job that has ended."""
+        found = self.finder.look(job.run)
+        if found.files and job.memory:
+            remember(self.jobs.folder / MEMORY, found.files.name, job.memory)
+        if found.state == FINISHED:
+            self.left.remove(job.run)
+        else:
+            self.failed.append((job.run, job.reason()))
+        self.news.append(job.run)
+
+
+def remember(path: Path, name: str, memory: float) -> None:
+    """Write down that the run called `name` took `memory` MiB, where it had not taken more before."""
+    known = remembered(path)
+    known[name] = max(round(memory), known.get(name, 0))
+    with atomic_write(path) as file:
+        file.write(json.dumps(known, indent=1).encode())
+
+
+def remembered(path: Path) -> dict[str, float]:
+    """MiB at the peak, by the runs' names."""
+    try:
+        known = json.loads(read_text(path) or "{}")
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -1,0 +1,88 @@
+"""Run a grid of methods, pairs of networks and seeds, each in a process of its own, and write its tables.
+
+What has finished is recognised, what was stopped goes on, and killing this loses nothing. The runs are those of the
+scripts, in the scripts' own folders; results.md, results.csv and results.html are written to --output.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from mdistiller.checks import whole
+from mdistiller.engine.cli import run_script
+from mdistiller.engine.flags import PAIRS_HELP, FlagParser
+from mdistiller.engine.launch import select_device
+from mdistiller.engine.owner import owned
+from mdistiller.engine.runs import PROJECT, make_folder
+from mdistiller.engine.writing import atomic_write
+from mdistiller.errors import UserError
+from tools.grid.find import FINISHED, Finder
+from tools.grid.jobs import Jobs, run_all
+from tools.grid.reader import read_grid
+
+JOBS = whole(1, 64)
+
+
+def parse(arguments=None):
+    parser = FlagParser(prog="results.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", metavar="GRID.yaml", help="methods, pairs and seeds, as those in configs/grids/")
+    parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
+    parser.add_argument("--output", metavar="FOLDER", type=Path, help="of the tables (default output/GRID)")
+    parser.add_argument("--jobs_per_device", metavar="K", type=int, default=1, help="runs at once (default 1)")
+    parser.add_argument("--device", help="cpu, cuda:1 … (default all GPUs, else the CPU)")
+    parser.add_argument("--gather", action="store_true", help="write the tables of what is there, and run nothing")
+    parser.add_argument("--dry_run", action="store_true", help="list the runs and estimate their time, and stop")
+    parser.add_argument("--commands", metavar="FILE", type=Path, help="write the commands of what is left, one a line")
+    flags = parser.parse(arguments)
+    JOBS.require("--jobs_per_device", flags.jobs_per_device)
+    if len(flags.pairs) % 2:
+        raise UserError(f"{flags.pairs[-1]!r} has no value; expected KEY VALUE pairs such as SOLVER.EPOCHS 60")
+    if sum([flags.gather, flags.dry_run, flags.commands is not None]) > 1:
+        raise UserError("--gather, --dry_run and --commands are three ways to run nothing; choose one")
+    return flags
+
+
+def devices_of(name):
+    """What --device of each run may be; empty text leaves it to the script."""
+    if name is not None:
+        select_device(name)
+        return [name]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{number}" for number in range(count)] if count > 1 else [""]
+
+
+def main(arguments=None, project=PROJECT):
+    flags = parse(arguments)
+    grid = read_grid(flags.grid, dict(zip(flags.pairs[::2], flags.pairs[1::2], strict=True)), project)
+    finder, output = Finder(), flags.output or Path("output", grid.name)
+    if flags.commands is not None:
+        write_commands(flags.commands, grid, finder)
+        return
+    make_folder(output)
+    with owned(output):
+        progress = run_all(grid.runs, finder, Jobs(devices_of(flags.device), flags.jobs_per_device, output), tell)
+    for run, reason in progress.failed:
+        print(f"failed: {run.line()}: {reason}")
+
+
+def tell(progress):
+    for run in progress.news:
+        print(f"{progress.done} of {len(progress.runs)} runs: {run.line()}", flush=True)
+    progress.news.clear()
+
+
+def write_commands(path, grid, finder):
+    """Write the commands of the runs that have not finished; one that was stopped goes on."""
+    found = [(run, finder.look(run)) for run in grid.runs]
+    lines = [run.line(each.files.name if each.files else None) for run, each in found if each.state != FINISHED]
+    with atomic_write(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+    print(f"{len(lines)} commands of {len(found)} runs written to {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
