@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # run as a script, in which Python would look for modules first
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
