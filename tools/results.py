@@ -17,13 +17,17 @@ from mdistiller.checks import whole
 from mdistiller.engine.cli import run_script
 from mdistiller.engine.flags import PAIRS_HELP, FlagParser
 from mdistiller.engine.launch import select_device
+from mdistiller.engine.lines import count, duration
 from mdistiller.engine.owner import owned
 from mdistiller.engine.runs import PROJECT, make_folder
 from mdistiller.engine.writing import atomic_write
 from mdistiller.errors import UserError
-from tools.grid.find import FINISHED, Finder
-from tools.grid.jobs import Jobs, run_all
+from tools.grid.calibrate import Calibration
+from tools.grid.find import FINISHED, RUNNING, Finder
+from tools.grid.jobs import Jobs, threads_of
+from tools.grid.progress import Progress, run_all
 from tools.grid.reader import read_grid
+from tools.grid.report import write_report
 
 JOBS = whole(1, 64)
 
@@ -58,31 +62,72 @@ def devices_of(name):
 
 def main(arguments=None, project=PROJECT):
     flags = parse(arguments)
+    devices = devices_of(flags.device)
     grid = read_grid(flags.grid, dict(zip(flags.pairs[::2], flags.pairs[1::2], strict=True)), project)
     finder, output = Finder(), flags.output or Path("output", grid.name)
     if flags.commands is not None:
         write_commands(flags.commands, grid, finder)
-        return
+    elif flags.dry_run:
+        print_plan(grid, finder, devices, flags.jobs_per_device)
+    elif flags.gather:
+        gather(grid, finder, output)
+    else:
+        train(grid, finder, output, Jobs(devices, flags.jobs_per_device, output))
+
+
+def train(grid, finder, output, jobs):
+    """Have the grid's runs finished, and write its tables after each of them. Raises UserError where some failed."""
     make_folder(output)
     with owned(output):
-        progress = run_all(grid.runs, finder, Jobs(devices_of(flags.device), flags.jobs_per_device, output), tell)
-    for run, reason in progress.failed:
-        print(f"failed: {run.line()}: {reason}")
+        progress = Progress(grid.runs, finder, jobs)
+        try:
+            run_all(progress, lambda: write_report(grid, finder, output))
+        finally:
+            gather(grid, finder, output)
+    if progress.elsewhere:
+        runs = count(len(progress.elsewhere), "run")
+        print(f"{runs} go on in other processes; call this again when they have ended")
+    if progress.failed:
+        run, reason = progress.failed[0]
+        others = f", and {len(progress.failed) - 1} more" if len(progress.failed) > 1 else ""
+        raise UserError(f"{run.name} failed{others}: {reason} ({run.line()})")
 
 
-def tell(progress):
-    for run in progress.news:
-        print(f"{progress.done} of {len(progress.runs)} runs: {run.line()}", flush=True)
-    progress.news.clear()
+def gather(grid, finder, output):
+    """Write the tables of what is there."""
+    for line in write_report(grid, finder, output):
+        print(f"left out: {line}")
+    print(f"tables in {output / 'results.html'}, results.md and results.csv")
 
 
 def write_commands(path, grid, finder):
     """Write the commands of the runs that have not finished; one that was stopped goes on."""
     found = [(run, finder.look(run)) for run in grid.runs]
-    lines = [run.line(each.files.name if each.files else None) for run, each in found if each.state != FINISHED]
+    lines = [run.line(each.files and each.files.name) for run, each in found if each.state not in (FINISHED, RUNNING)]
     with atomic_write(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode())
-    print(f"{len(lines)} commands of {len(found)} runs written to {path}")
+    print(f"{count(len(lines), 'command')} of {count(len(found), 'run')} in {path}")
+
+
+def print_plan(grid, finder, devices, on_each):
+    """Print the runs, their states, and what those that are left will take."""
+    slots = len(devices) * on_each
+    torch.set_num_threads(threads_of(slots))
+    calibration, known, total = Calibration(select_device(devices[0] or None)), {}, 0.0
+    for run in grid.runs:
+        found = finder.look(run)
+        if found.state == FINISHED:
+            print(f"finished        {run.name}", flush=True)
+            continue
+        key = run.with_seed(0).words
+        if key not in known:
+            known[key] = calibration.seconds(run)
+        left = known[key] * (1 - found.epochs / run.config.SOLVER.EPOCHS)
+        total += left
+        state = f"{found.epochs} epochs" if found.files else "new"
+        print(f"{state:<9} {duration(left):>9}  {run.name}", flush=True)
+    at_once = f"{slots} at once" if slots > 1 else "one after the other"
+    print(f"about {duration(total / slots)} for what is left, {at_once}, by a few steps of each")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import IO
 
 from mdistiller.dataset.streaming import available_cores
-from mdistiller.engine.signals import Stopped
 from mdistiller.engine.writing import atomic_write
 
-from .find import FINISHED, RUNNING, Finder, read_text
+from .find import read_text
 from .run import Run
 
-SECONDS_BETWEEN_LOOKS = 0.5
 PATIENCE = 30  # seconds, in which a run that is told to stop saves its state
 THREADS = "OMP_NUM_THREADS"
 MEMORY = "memory.json"  # in the output folder: MiB at the peak by the run's name
@@ -78,13 +76,12 @@ class Jobs:
         """Start `run`, or go on with the one called `resume`, on a device that has room."""
         device, errors = self.free[0], tempfile.TemporaryFile()
         command = [*run.command(sys.executable, resume), *(["--device", device] if device else [])]
-        threads = os.environ.get(THREADS) or str(max(1, available_cores() // len(self.slots)))
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            env=os.environ | {THREADS: threads},
+            env=os.environ | {THREADS: str(threads_of(len(self.slots)))},
             start_new_session=True,  # Ctrl-C reaches this process alone, which tells its runs once
             preexec_fn=end_with_parent(),
         )
@@ -123,60 +120,10 @@ def end_with_parent() -> Callable[[], None] | None:
     return prepare
 
 
-def run_all(runs: list[Run], finder: Finder, jobs: Jobs, told: Callable[["Progress"], None]) -> "Progress":
-    """Have all `runs` finished that are not; `told` hears of each one that ends, and often between.
-
-    A run that another process has under way is left to that.
-    """
-    progress = Progress(runs, finder, jobs)
-    todo = list(progress.left)
-    try:
-        while todo or jobs.running:
-            while todo and jobs.free:
-                run = todo.pop(0)
-                found = finder.look(run)
-                if found.state == RUNNING:
-                    progress.elsewhere.append(run)
-                elif found.state != FINISHED:
-                    jobs.start(run, found.files.name if found.files else None)
-            for job in jobs.ended():
-                progress.count(job)
-            told(progress)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-    except (KeyboardInterrupt, Stopped):
-        jobs.stop()
-        raise
-    finally:
-        jobs.stop()
-    return progress
-
-
-class Progress:
-    """How many runs are behind, what the others will take, and what failed.
-
-    seconds: of an epoch, of each run that has told.
-    """
-
-    def __init__(self, runs: list[Run], finder: Finder, jobs: Jobs):
-        self.runs, self.finder, self.jobs = runs, finder, jobs
-        self.left = [run for run in runs if finder.look(run).state != FINISHED]
-        self.elsewhere, self.failed = list[Run](), list[tuple[Run, str]]()
-        self.news = list[Run]()  # that have ended since the last report
-
-    @property
-    def done(self) -> int:
-        return len(self.runs) - len(self.left)
-
-    def count(self, job: Job) -> None:
-        """Count a job that has ended."""
-        found = self.finder.look(job.run)
-        if found.files and job.memory:
-            remember(self.jobs.folder / MEMORY, found.files.name, job.memory)
-        if found.state == FINISHED:
-            self.left.remove(job.run)
-        else:
-            self.failed.append((job.run, job.reason()))
-        self.news.append(job.run)
+def threads_of(jobs: int) -> int:
+    """How many threads each of so many jobs has, unless OMP_NUM_THREADS says."""
+    given = os.environ.get(THREADS, "")
+    return int(given) if given.isdigit() and int(given) else max(1, available_cores() // jobs)
 
 
 def remember(path: Path, name: str, memory: float) -> None:

@@ -146,7 +146,7 @@ class Reader:
         file = find_preset(self.benchmark, method["preset"], networks) if "preset" in method else None
         for values in itertools.product(*axes.values()):
             setting = {key: as_typed(value) for key, value in zip(axes, values, strict=True)}
-            keys = {key: value for key, value in {**self.values["keys"], **pair["keys"], **setting}.items()}
+            keys = {**self.values["keys"], **pair["keys"], **setting}
             keys = {key: value for key, value in keys.items() if reads(kind, key)} | method["keys"]
             keys = {key: self.expanded(key, as_typed(each)) for key, each in keys.items() if key not in self.typed}
             keys |= {key: value for key, value in self.typed.items() if reads(kind, key)}

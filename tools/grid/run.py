@@ -11,8 +11,9 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.engine.cfg import changed
+from mdistiller.engine.identity import with_variant
 from mdistiller.engine.index import Benchmark
-from mdistiller.engine.networks import label
+from mdistiller.engine.networks import label, label_of
 from mdistiller.engine.resolve import Choices, baseline_config, distillation_config
 from mdistiller.engine.runs import BASELINE_FOLDERS, CONFIGS, folders_of, shown
 from mdistiller.errors import UserError, nearest
@@ -61,6 +62,17 @@ class Run:
     @property
     def seed(self) -> int:
         return self.config.EXPERIMENT.SEED
+
+    @property
+    def name(self) -> str:
+        """What the run is called while it goes on."""
+        cfg, method = self.config, find_method(self.config.DISTILLER.TYPE)
+        networks = [label_of(cfg, role) for role in ("TEACHER", "STUDENT") if role == "STUDENT" or method.needs_teacher]
+        return f"{with_variant(method.__name__, cfg, method)} {'-'.join(networks)} seed {self.seed}"
+
+    def is_like(self, other: "Run") -> bool:
+        """Whether the two differ in their seeds alone."""
+        return self.with_seed(0).words == other.with_seed(0).words
 
     @property
     def utils(self) -> Path:
