@@ -119,7 +119,7 @@ def print_plan(grid, finder, devices, on_each):
         if found.state == FINISHED:
             print(f"finished        {run.name}", flush=True)
             continue
-        key = run.with_seed(0).words
+        key = run.words_of(None)
         if key not in known:
             known[key] = calibration.seconds(run)
         left = known[key] * (1 - found.epochs / run.config.SOLVER.EPOCHS)

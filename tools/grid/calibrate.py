@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from itertools import islice
 
 import torch
@@ -48,10 +49,10 @@ class Calibration:
         trainer.checkpointer.seconds = 0  # there is no file to save to
         set_backends(cfg.SOLVER)
         set_train_mode(distiller, cfg)
-        times = [self.timed(lambda: self.step(trainer, batch)) for batch in islice(data.train, WARM_UP + STEPS)]
+        batches = islice(data.train, WARM_UP + STEPS)
+        times = [self.timed(self.step, trainer, batch) for batch in batches]
         step = statistics.median(times[WARM_UP:] or times)
-        batches = list(islice(data.test, 1))
-        judging = self.timed(lambda: evaluate(student, batches)) * len(data.test)
+        judging = self.timed(evaluate, student, [*islice(data.test, 1)]) * len(data.test)
         return START + cfg.SOLVER.EPOCHS * (step * len(data.train) + judging)
 
     def data_of(self, cfg: CN) -> Data:
@@ -65,7 +66,7 @@ class Calibration:
         trainer.train_step(batch)
         trainer.meter.read()  # which waits for the device
 
-    def timed(self, function) -> float:
+    def timed(self, function: Callable, *arguments: object) -> float:
         started = time.perf_counter()
-        function()
+        function(*arguments)
         return time.perf_counter() - started

@@ -9,7 +9,7 @@ from mdistiller.errors import printable
 
 from .plan import Grid
 from .rows import Row, Table
-from .tables import NOTES, cells_of, header_of, state_of, versions_of
+from .tables import NOTES, about, cells_of, header_of, state_of, versions_of
 
 TEMPLATE = Path(__file__).with_name("page.html")
 OF_TEXT = "pair", "method"  # columns; the others are numbers, the highest first
@@ -29,15 +29,13 @@ def html(grid: Grid, tables: Sequence[Table], wrong: Iterable[str], drawings: Se
 
 def section(table: Table, drawings: Iterable[str]) -> str:
     """A table, with its title, and its curves."""
-    seeds = ", ".join(str(run.seed) for run in table.rows[0].cell.runs)
-    source = f" Published numbers: {told(table.part.source)}." if table.part.source else ""
     header = header_of(table)
     titles = "".join(
         f'<th scope="col"{kind_of(title)}><button type="button">{told(title)}</button></th>' for title in header
     )
     rows = "\n".join(row_of(table, row, header) for row in table.rows)
     return (
-        f"<h2>{told(table.part.title)}</h2>\n<p>Seeds {seeds}.{source}</p>\n"
+        f"<h2>{told(table.part.title)}</h2>\n<p>{told(about(table))}</p>\n"
         f'<div class="scroll"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n'
         + "\n".join(drawings)
     )

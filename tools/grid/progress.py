@@ -88,7 +88,7 @@ class Progress:
         """How many runs are behind, and how long the others will take."""
         done = f"{len(self.runs) - len(self.left)} of {count(len(self.runs), 'run')}"
         seconds = self.seconds_left()
-        return done if seconds is None else f"{done}, {duration(seconds)} left"
+        return done if not seconds else f"{done}, {duration(seconds)} left"
 
     def seconds_left(self) -> float | None:
         """What the runs that are left will take, by how long others' epochs took; None before the first of them."""
@@ -113,8 +113,9 @@ def run_all(progress: Progress, changed: Callable[[], object]) -> None:
     todo, jobs = list(progress.left), progress.jobs
     try:
         while todo or jobs.running:
-            while todo and jobs.free:
-                progress.start(todo.pop(0))
+            while jobs.free and (run := next_of(todo, jobs)):
+                todo.remove(run)
+                progress.start(run)
             for job in jobs.ended():
                 progress.end(job)
                 changed()
@@ -122,3 +123,10 @@ def run_all(progress: Progress, changed: Callable[[], object]) -> None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         jobs.stop()
+
+
+def next_of(todo: list[Run], jobs: Jobs) -> Run | None:
+    """The first of `todo` whose teacher is not still to be trained; with nothing under way the first."""
+    before = [*todo, *(job.run for job in jobs.running)]
+    ready = (run for run in todo if not any(run.learns_from(other) for other in before))
+    return next(ready, None if jobs.running or not todo else todo[0])

@@ -124,9 +124,7 @@ class Reader:
             cell.published = published.get((cell.pair, cell.method))
         if unread := {*self.sweep} - {key for kind in self.kinds for key in self.sweep if reads(kind, key)}:
             refuse(min(unread), self.where)
-        plain = [(name, each) for name, each in self.methods.items() if not each["keys"] and "preset" not in each]
-        kinds = {canonical_name(each["name"]): name for name, each in reversed(plain)}
-        references = {what: kinds[kind] for what, kind in ((PLAIN, PLAIN_TRAINING), (KD, "KD")) if kind in kinds}
+        references = {what: what for what in (PLAIN, KD) if what in self.methods}
         source = self.values.get("published", {}).get(SOURCE)
         title = text(self.values.get("title", self.where), f"title in {self.where}")
         return Part(title, cells, references, text(source, f"published.{SOURCE} in {self.where}") if source else "")
@@ -150,8 +148,13 @@ class Reader:
             keys = {key: value for key, value in keys.items() if reads(kind, key)} | method["keys"]
             keys = {key: self.expanded(key, as_typed(each)) for key, each in keys.items() if key not in self.typed}
             keys |= {key: value for key, value in self.typed.items() if reads(kind, key)}
-            run = Run.of(self.benchmark, self.project, canonical_name(method["name"]), networks, weights, file, keys)
-            yield Cell(title, name, setting, [run.with_seed(seed) for seed in self.seeds])
+            cell = Cell(title, name, setting, [])
+            of_networks = networks, weights, file, keys
+            run = Run.of(
+                f"{title}, {cell.name}", self.benchmark, self.project, canonical_name(method["name"]), *of_networks
+            )
+            cell.runs = [run.with_seed(seed) for seed in self.seeds]
+            yield cell
 
     def expanded(self, key: str, value: str) -> str:
         """`value` with variables of the environment. Raises UserError for one that is not set."""
@@ -177,7 +180,7 @@ class Reader:
             if not isinstance(numbers, dict):
                 raise UserError(f"{where} is {brief(repr(numbers))}; expected a mapping such as {{KD: 70.5}}")
             names = dict(zip(("teacher", "student"), pair.rpartition("-")[::2], strict=True))
-            title = ARROW.join(label(pick(role, name, self.benchmark)) for role, name in names.items())
+            title = ARROW.join(label(pick(role, name, self.benchmark)) for role, name in names.items() if name)
             for name, value in numbers.items():
                 number(0, 100).require(f"{name} of {where}", value)
                 found[title, name if name in self.methods else label_of({"name": name, "keys": {}})] = float(value)

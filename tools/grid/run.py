@@ -11,9 +11,8 @@ from yacs.config import CfgNode as CN
 
 from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.engine.cfg import changed
-from mdistiller.engine.identity import with_variant
 from mdistiller.engine.index import Benchmark
-from mdistiller.engine.networks import label, label_of
+from mdistiller.engine.networks import label, split
 from mdistiller.engine.resolve import Choices, baseline_config, distillation_config
 from mdistiller.engine.runs import BASELINE_FOLDERS, CONFIGS, folders_of, shown
 from mdistiller.errors import UserError, nearest
@@ -23,8 +22,12 @@ CPU = torch.device("cpu")  # what a config says does not depend on it, without -
 
 @dataclass(frozen=True)
 class Run:
-    """choices: as the script's flags say them; config: what they resolve to; project: holds the scripts' folders."""
+    """title: its cell, in words; choices: as the script's flags say them; config: what they resolve to.
 
+    project: holds the scripts' folders.
+    """
+
+    title: str
     benchmark: Benchmark
     project: Path
     choices: Choices
@@ -34,6 +37,7 @@ class Run:
     @classmethod
     def of(
         cls,
+        title: str,
         benchmark: Benchmark,
         project: Path,
         method: str,
@@ -52,7 +56,7 @@ class Run:
         else:
             teacher, student = networks["teacher"], networks["student"]
             choices = Choices(student, teacher, method, cfg=file, teacher_weights=weights, pairs=pairs)
-        return cls(benchmark, project, choices, config_of(benchmark, is_plain)(choices), is_plain)
+        return cls(title, benchmark, project, choices, config_of(benchmark, is_plain)(choices), is_plain)
 
     def with_seed(self, seed: int) -> "Run":
         return replace(
@@ -66,13 +70,22 @@ class Run:
     @property
     def name(self) -> str:
         """What the run is called while it goes on."""
-        cfg, method = self.config, find_method(self.config.DISTILLER.TYPE)
-        networks = [label_of(cfg, role) for role in ("TEACHER", "STUDENT") if role == "STUDENT" or method.needs_teacher]
-        return f"{with_variant(method.__name__, cfg, method)} {'-'.join(networks)} seed {self.seed}"
+        return f"{self.title}, seed {self.seed}"
 
     def is_like(self, other: "Run") -> bool:
         """Whether the two differ in their seeds alone."""
-        return self.with_seed(0).words == other.with_seed(0).words
+        return self.words_of(None) == other.words_of(None)
+
+    def learns_from(self, other: "Run") -> bool:
+        """Whether `other` trains a teacher that this run will look for."""
+        mine, theirs = self.config, other.config
+        is_taught = find_method(mine.DISTILLER.TYPE).needs_teacher and not mine.DISTILLER.TEACHER_WEIGHTS
+        is_of_it = other.is_plain and theirs.DISTILLER.STUDENT in split(mine.DISTILLER.TEACHER)
+        return (
+            is_taught
+            and is_of_it
+            and (mine.DATASET.TYPE, mine.DATASET.ROOT) == (theirs.DATASET.TYPE, theirs.DATASET.ROOT)
+        )
 
     @property
     def utils(self) -> Path:
@@ -87,7 +100,11 @@ class Run:
     @functools.cached_property
     def words(self) -> tuple[str, ...]:
         """The command, without the interpreter, for the working directory."""
-        choices = self.choices
+        return self.words_of(self.seed)
+
+    def words_of(self, seed: int | None) -> tuple[str, ...]:
+        """The command with another seed, or without one."""
+        choices = replace(self.choices, seed=seed)
         flags = ("selected_model",) if self.is_plain else ("selected_teacher", "selected_student", "selected_distiller")
         given = [(flag, getattr(choices, flag)) for flag in (*flags, "cfg", "teacher_weights", "seed")]
         words = [word for flag, value in given if value is not None for word in (f"--{flag}", str(value))]

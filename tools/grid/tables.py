@@ -17,14 +17,14 @@ UNKNOWN = "\N{EN DASH}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 NOT_KNOWN = "n/a"  # an error that one seed cannot tell
 NOTES = (
-    "Top-1 in percent on the test images: mean \N{PLUS-MINUS SIGN} standard deviation over the seeds (n \N{MINUS SIGN} "
-    "1), at the best epoch and at the last; *epoch* is that of the best, which the test images choose unless there are "
-    "validation images.",
-    "Differences are in points, \N{PLUS-MINUS SIGN} their standard error; those to other rows are paired by seed. A "
-    "star marks one that chance alone gives less than one time in 20 (Student's t); of twenty stars one is chance. The "
-    "published numbers' own spread is not known, nor is it in the errors.",
-    "*Time* is of a run, training and evaluation; *MiB* the most memory that a run's process took on the host, where "
-    "this tool started it.",
+    "Top-1 in percent on the test images, as the mean \N{PLUS-MINUS SIGN} the standard deviation over the seeds (n "
+    "\N{MINUS SIGN} 1), at the best epoch and at the last. The epoch is the best one, chosen by the test images unless "
+    "there are validation images.",
+    "Differences of the best are in points, \N{PLUS-MINUS SIGN} their standard error; those to other rows are paired by "
+    "seed. n/a: one seed tells no error. A star: by chance alone so large less than one time in 20 (Student's t), so of "
+    "20 differences that are nothing one has a star. The spread of published numbers is not known and not in the errors.",
+    "Time is that of a run, training and evaluation; MiB the most memory that its process took on the host, where this "
+    "tool started it.",
 )
 
 
@@ -32,7 +32,8 @@ def header_of(table: Table) -> list[str]:
     """The titles of a table's columns."""
     published = ["published", "difference"] if has_published(table) else []
     against = [f"to {what}" for what in table.part.references]
-    return ["pair", "method", "runs", "best", "last", "epoch", *published, *against, "time", "MiB"]
+    pair = ["pair"] if len(pairs_of(table)) > 1 else []
+    return [*pair, "method", "runs", "best", "last", "epoch", *published, *against, "time", "MiB"]
 
 
 def cells_of(table: Table, row: Row) -> list[tuple[str, float | None]]:
@@ -43,8 +44,9 @@ def cells_of(table: Table, row: Row) -> list[tuple[str, float | None]]:
         number = row.cell.published
         published = [(UNKNOWN if number is None else f"{number:.2f}", number), of_difference(row.to_published)]
     finished = len(row.outcomes)
+    pair = [(row.cell.pair, None)] if len(pairs_of(table)) > 1 else []
     return [
-        (row.cell.pair, None),
+        *pair,
         (row.cell.name, None),
         (f"{finished}" if finished == len(row.cell.runs) else f"{finished} of {len(row.cell.runs)}", finished),
         (spread(best), best and best.mean),
@@ -55,6 +57,18 @@ def cells_of(table: Table, row: Row) -> list[tuple[str, float | None]]:
         (duration(seconds.mean) if seconds else UNKNOWN, seconds and seconds.mean),
         (f"{row.memory:.0f}" if row.memory else UNKNOWN, row.memory),
     ]
+
+
+def pairs_of(table: Table) -> list[str]:
+    return list(dict.fromkeys(row.cell.pair for row in table.rows))
+
+
+def about(table: Table) -> str:
+    """What all of a table's rows have in common."""
+    pairs, seeds = pairs_of(table), [str(run.seed) for run in table.rows[0].cell.runs]
+    pair = f"{pairs[0]}, " if len(pairs) == 1 else ""
+    source = f" Published numbers: {table.part.source}." if table.part.source and has_published(table) else ""
+    return f"{pair}seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}.{source}"
 
 
 def has_published(table: Table) -> bool:
@@ -107,9 +121,7 @@ def markdown(grid: Grid, tables: Sequence[Table], wrong: Iterable[str], figures:
     for table, paths in zip(tables, figures, strict=True):
         header = header_of(table)
         texts = [[escaped(text) for text, _ in cells_of(table, row)] for row in table.rows]
-        seeds = ", ".join(str(run.seed) for run in table.rows[0].cell.runs)
-        source = f" Published numbers: {escaped(table.part.source)}." if table.part.source else ""
-        lines += ["", f"## {escaped(table.part.title)}", "", f"Seeds {seeds}.{source}", ""]
+        lines += ["", f"## {escaped(table.part.title)}", "", escaped(about(table)), ""]
         lines += [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *texts)]
         lines += ["", *(f"![Top-1 by epoch]({path})" for path in paths)]
         lines += ["", "<details><summary>Commands, of the first seed</summary>", "", "```bash"]
