@@ -20,9 +20,9 @@ NOTES = (
     "Top-1 in percent on the test images, as the mean \N{PLUS-MINUS SIGN} the standard deviation over the seeds (n "
     "\N{MINUS SIGN} 1), at the best epoch and at the last. The epoch is the best one, chosen by the test images unless "
     "there are validation images.",
-    "Differences of the best are in points, \N{PLUS-MINUS SIGN} their standard error; those to other rows are paired by "
-    "seed. n/a: one seed tells no error. A star: by chance alone so large less than one time in 20 (Student's t), so of "
-    "20 differences that are nothing one has a star. The spread of published numbers is not known and not in the errors.",
+    "Differences of the best are in points, \N{PLUS-MINUS SIGN} their standard error; those to other rows are paired "
+    "by seed. n/a: one seed tells no error. A star: so large by chance alone less than one time in 20 (Student's t), "
+    "so that of 20 differences that are nothing one has a star. The spread of published numbers is in no error.",
     "Time is that of a run, training and evaluation; MiB the most memory that its process took on the host, where this "
     "tool started it.",
 )
