@@ -36,17 +36,17 @@ def parse(arguments=None):
     parser = FlagParser(prog="results.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", metavar="GRID.yaml", help="methods, pairs and seeds, as those in configs/grids/")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
-    parser.add_argument("--output", metavar="FOLDER", type=Path, help="of the tables (default output/GRID)")
+    parser.add_argument("--output", metavar="FOLDER", help="of the tables (default output/GRID)")
     parser.add_argument("--jobs_per_device", metavar="K", type=int, default=1, help="runs at once (default 1)")
     parser.add_argument("--device", help="cpu, cuda:1 … (default all GPUs, else the CPU)")
     parser.add_argument("--gather", action="store_true", help="write the tables of what is there, and run nothing")
     parser.add_argument("--dry_run", action="store_true", help="list the runs and estimate their time, and stop")
-    parser.add_argument("--commands", metavar="FILE", type=Path, help="write the commands of what is left, one a line")
+    parser.add_argument("--commands", metavar="FILE", help="write the commands of what is left, one a line")
     flags = parser.parse(arguments)
     JOBS.require("--jobs_per_device", flags.jobs_per_device)
     if len(flags.pairs) % 2:
         raise UserError(f"{flags.pairs[-1]!r} has no value; expected KEY VALUE pairs such as SOLVER.EPOCHS 60")
-    if sum([flags.gather, flags.dry_run, flags.commands is not None]) > 1:
+    if sum([flags.gather, flags.dry_run, bool(flags.commands)]) > 1:
         raise UserError("--gather, --dry_run and --commands are three ways to run nothing; choose one")
     return flags
 
@@ -64,8 +64,8 @@ def main(arguments=None, project=PROJECT):
     flags = parse(arguments)
     devices = devices_of(flags.device)
     grid = read_grid(flags.grid, dict(zip(flags.pairs[::2], flags.pairs[1::2], strict=True)), project)
-    finder, output = Finder(), flags.output or Path("output", grid.name)
-    if flags.commands is not None:
+    finder, output = Finder(), Path(flags.output or f"output/{grid.name}")
+    if flags.commands:
         write_commands(flags.commands, grid, finder)
     elif flags.dry_run:
         print_plan(grid, finder, devices, flags.jobs_per_device)

@@ -8,9 +8,10 @@ from html import escape
 
 from .rows import Row
 
-WIDTH, HEIGHT = 480, 270  # of the field with its scales, in units that a page of 400 pixels makes 0.8 of one
+WIDTH, HEIGHT = 440, 260  # of the field with its scales, in units that a page of 400 pixels makes 0.85 of one
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 24, 40
-FONT = 13
+FONT = 14
+MOST_BANDS = 5  # more would hide each other
 COLOURS = "#3a7fc2", "#c96a12", "#2a8c65", "#c8475a", "#8a68c8", "#8f6f32", "#bd55a0", "#7a7a7a"
 DASHES = "", "6 3", "2 3"
 GREY = "#808080"
@@ -37,7 +38,10 @@ def curves_of(rows: Sequence[Row]) -> list[Curve]:
 
 
 def draw(curves: Sequence[Curve], title: str) -> str:
-    """The SVG of `curves`: means over seeds, and bands from the lowest to the highest where there are several."""
+    """The SVG of `curves`: means over seeds and, of a few, bands from the lowest to the highest.
+
+    Each curve is a group of class `curve`, its entry in the legend included.
+    """
     values = [value for curve in curves for run in curve.runs for value in run]
     epochs = max(len(run) for curve in curves for run in curve.runs)
     low, high = min(values), max(values)
@@ -59,28 +63,25 @@ def draw(curves: Sequence[Curve], title: str) -> str:
         parts.append(f'<path d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}" stroke="{GREY}" stroke-opacity=".3"/>')
         parts.append(text_at(LEFT - 6, y(value) + FONT / 3, f"{value:g}", "end"))
     across = max(1, round(step_of(epochs, 6)))
-    for epoch in [1, *range(across, epochs + 1, across)] if epochs > 1 else [1]:
-        if epoch == 1 or epoch >= across > 1 or across == 1:
-            parts.append(text_at(x(epoch), HEIGHT - BOTTOM + 17, str(epoch), "middle"))
+    for epoch in sorted({1, *range(across, epochs + 1, across)}):
+        parts.append(text_at(x(epoch), HEIGHT - BOTTOM + 17, str(epoch), "middle"))
     parts.append(text_at((LEFT + WIDTH) / 2, HEIGHT - 4, "epoch", "middle"))
     for number, curve in enumerate(curves):
         colour, dash = style_of(number)
-        lines = zip(*curve.runs, strict=True)
-        if len(curve.runs) > 1:
-            bands = [(min(values), max(values)) for values in lines]
-            outline = [*points([high for _, high in bands]), *reversed(points([low for low, _ in bands]))]
-            parts.append(f'<polygon points="{" ".join(outline)}" fill="{colour}" fill-opacity=".13"/>')
         line = f'fill="none" stroke="{colour}" stroke-width="1.8" stroke-dasharray="{dash}"'
-        means = curve.means
+        means, drawn = curve.means, [f"<title>{escape(curve.name)}</title>"]
+        if len(curve.runs) > 1 and len(curves) <= MOST_BANDS:
+            bands = [(min(values), max(values)) for values in zip(*curve.runs, strict=True)]
+            outline = [*points([high for _, high in bands]), *reversed(points([low for low, _ in bands]))]
+            drawn.append(f'<polygon points="{" ".join(outline)}" fill="{colour}" fill-opacity=".13"/>')
         if len(means) == 1:
-            parts.append(f'<circle cx="{x(1):.1f}" cy="{y(means[0]):.1f}" r="3.5" fill="{colour}"/>')
-        parts.append(
-            f'<polyline points="{" ".join(points(means))}" {line}><title>{escape(curve.name)}</title></polyline>'
-        )
+            drawn.append(f'<circle cx="{x(1):.1f}" cy="{y(means[0]):.1f}" r="3.5" fill="{colour}"/>')
+        drawn.append(f'<polyline points="{" ".join(points(means))}" {line}/>')
         left = LEFT + (WIDTH - LEFT) / LEGEND_COLUMNS * (number % LEGEND_COLUMNS)
         top = HEIGHT + 12 + LEGEND_LINE * (number // LEGEND_COLUMNS)
-        parts.append(f'<path d="M{left:.0f} {top}h26" {line}/>')
-        parts.append(text_at(left + 32, top + FONT / 3, curve.name, "start"))
+        drawn.append(f'<path d="M{left:.0f} {top}h26" {line}/>')
+        drawn.append(text_at(left + 32, top + FONT / 3, curve.name, "start"))
+        parts.append(f'<g class="curve">{"".join(drawn)}</g>')
     height = HEIGHT + 8 + LEGEND_LINE * math.ceil(len(curves) / LEGEND_COLUMNS)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" color="{GREY}" role="img" '

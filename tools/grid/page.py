@@ -18,7 +18,7 @@ OF_TEXT = "pair", "method"  # columns; the others are numbers, the highest first
 def html(grid: Grid, tables: Sequence[Table], wrong: Iterable[str], drawings: Sequence[Sequence[str]]) -> str:
     """The page results.html. drawings: of each table the SVG of its curves."""
     notes = [*NOTES, *(f"Made by {text}." for text in versions_of(tables)), *wrong]
-    body = [section(table, each) for table, each in zip(tables, drawings, strict=True)]
+    body = [section(grid, table, each) for table, each in zip(tables, drawings, strict=True)]
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=told(grid.title),
         state=told(state_of(grid, tables)),
@@ -27,17 +27,18 @@ def html(grid: Grid, tables: Sequence[Table], wrong: Iterable[str], drawings: Se
     )
 
 
-def section(table: Table, drawings: Iterable[str]) -> str:
+def section(grid: Grid, table: Table, drawings: Iterable[str]) -> str:
     """A table, with its title, and its curves."""
     header = header_of(table)
+    title = "" if table.part.title == grid.title else f"<h2>{told(table.part.title)}</h2>\n"
     titles = "".join(
         f'<th scope="col"{kind_of(title)}><button type="button">{told(title)}</button></th>' for title in header
     )
     rows = "\n".join(row_of(table, row, header) for row in table.rows)
     return (
-        f"<h2>{told(table.part.title)}</h2>\n<p>{told(about(table))}</p>\n"
+        f"{title}<p>{told(about(table))}</p>\n"
         f'<div class="scroll"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>\n'
-        + "\n".join(drawings)
+        '<div class="curves">' + "\n".join(drawings) + "</div>"
     )
 
 

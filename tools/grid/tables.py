@@ -31,7 +31,7 @@ NOTES = (
 def header_of(table: Table) -> list[str]:
     """The titles of a table's columns."""
     published = ["published", "difference"] if has_published(table) else []
-    against = [f"to {what}" for what in table.part.references]
+    against = [f"to {what}" for what in references_of(table)]
     pair = ["pair"] if len(pairs_of(table)) > 1 else []
     return [*pair, "method", "runs", "best", "last", "epoch", *published, *against, "time", "MiB"]
 
@@ -53,7 +53,7 @@ def cells_of(table: Table, row: Row) -> list[tuple[str, float | None]]:
         (spread(last), last and last.mean),
         (f"{epoch.mean:.0f}" if epoch else UNKNOWN, epoch and epoch.mean),
         *published,
-        *map(of_difference, row.against.values()),
+        *(of_difference(row.against[what]) for what in references_of(table)),
         (duration(seconds.mean) if seconds else UNKNOWN, seconds and seconds.mean),
         (f"{row.memory:.0f}" if row.memory else UNKNOWN, row.memory),
     ]
@@ -61,6 +61,11 @@ def cells_of(table: Table, row: Row) -> list[tuple[str, float | None]]:
 
 def pairs_of(table: Table) -> list[str]:
     return list(dict.fromkeys(row.cell.pair for row in table.rows))
+
+
+def references_of(table: Table) -> list[str]:
+    """What some row of the table is compared with."""
+    return [what for what in table.part.references if any(row.against[what] for row in table.rows)]
 
 
 def about(table: Table) -> str:
@@ -121,7 +126,8 @@ def markdown(grid: Grid, tables: Sequence[Table], wrong: Iterable[str], figures:
     for table, paths in zip(tables, figures, strict=True):
         header = header_of(table)
         texts = [[escaped(text) for text, _ in cells_of(table, row)] for row in table.rows]
-        lines += ["", f"## {escaped(table.part.title)}", "", escaped(about(table)), ""]
+        title = [] if table.part.title == grid.title else ["", f"## {escaped(table.part.title)}"]
+        lines += [*title, "", escaped(about(table)), ""]
         lines += [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *texts)]
         lines += ["", *(f"![Top-1 by epoch]({path})" for path in paths)]
         lines += ["", "<details><summary>Commands, of the first seed</summary>", "", "```bash"]
