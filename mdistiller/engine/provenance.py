@@ -70,6 +70,12 @@ def about_run(
     }
 
 
+def fingerprint_of(data: Data) -> str:
+    """That of all images of `data`, as a saved config has it."""
+    splits = ["train", "test", *(["val"] if "val" in data.fingerprints else [])]
+    return "-".join(data.fingerprints[split] for split in splits)
+
+
 def installed_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

@@ -26,7 +26,7 @@ from .metrics import Result
 from .networks import arguments_told, build_student, checksums_of, label_of
 from .owner import owned
 from .precision import compile_networks, keep_freed_memory, make_deterministic
-from .provenance import about_run, describe_versions
+from .provenance import about_run, describe_versions, fingerprint_of
 from .resume import SavedRun, has_ended, tell_ended
 from .runlog import QuietLog, RunLog, import_wandb, start_wandb
 from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
@@ -173,9 +173,8 @@ def build_parts(
         import_wandb()
     notes, teacher_top1 = [data.note] if data.note else [], None
     notes += arguments_told(cfg, needs_teacher)
-    splits = ["train", "test", *(["val"] if "val" in data.fingerprints else [])]
     found = {
-        "DATASET.FINGERPRINT": ("images", "-".join(data.fingerprints[split] for split in splits)),
+        "DATASET.FINGERPRINT": ("images", fingerprint_of(data)),
         "DISTILLER.TYPE_SHA256": ("distiller's file", find_method(cfg.DISTILLER.TYPE).checksum()),
         "DISTILLER.STUDENT_FILE_SHA256": ("student's network file", checksums_of(cfg, "STUDENT")),
         "EXPERIMENT.VERSIONS": ("code", describe_code(describe_versions()["versions"])),

@@ -22,7 +22,7 @@ from mdistiller.engine.runs import CONFIGS, PROJECT, RunFiles, shown
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY, Script
 
-PRESETS = sorted(CONFIGS.rglob("*.yaml"))
+PRESETS = sorted(path for name in BENCHMARKS for path in (CONFIGS / name).glob("*.yaml"))
 VERSIONS = {"mdistiller": "0.1.0", "torch": "2.14.1+cu130", "python": "3.11.7", "commit": "0123abc+"}
 
 
