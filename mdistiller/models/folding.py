@@ -58,7 +58,6 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _foldable_pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-<<<<<<< HEAD
     """Pairs (convolution, batch norm) of modules of `network`; none where it does not run on the images of a probe."""
     contract = getattr(network, "contract", None)
     try:
@@ -67,17 +66,6 @@ def _foldable_pairs(network: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]
         return []
     returned = {id(leaf) for leaf in tree_leaves(written.output)}
     makers = {call.output: call.module for call in written.calls if type(call.module) is nn.Conv2d and call.made_output}
-=======
-    """Pairs (convolution, batch norm) of modules of `network`."""
-    try:
-        graph = _Tracer().trace(network)
-    except Exception:  # a network with a contract of its own may do what cannot be followed
-        return []
-    called: dict[Any, Any] = {
-        node: network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"
-    }
-    calls = Counter(called.values())
->>>>>>> export
 
     def is_all_that_reads(norm: nn.BatchNorm2d, convolution: nn.Conv2d, between: torch.Tensor) -> bool:
         once = written.numbers[norm] == written.numbers[convolution] == 1
