@@ -148,6 +148,11 @@ class Distiller(nn.Module):
         return student
 
     @classmethod
+    def unread(cls, cfg: Any) -> Mapping[str, str]:
+        """Keys of the method's section that a run, as `cfg` says, does not read, and why; `ignored` are among them."""
+        return cls.ignored
+
+    @classmethod
     def checksum(cls) -> str:
         """Of a user's own file, which may change between runs; empty for a method of the package."""
         return ""
@@ -188,11 +193,23 @@ class Distiller(nn.Module):
         Returns the student's logits (batch, classes) and a dict of scalar losses, whose sum is minimised.
         """
         student, teacher = Output(*self.student(image)), None
+        for_labels, for_teacher = self.heads_of(student)
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = Output(*self.teacher(image))
-        losses = self.losses(student, teacher, target, **kwargs)
-        return student.logits, {"loss_ce": self.task_loss(student.logits, target, **kwargs), **losses}
+        losses = self.losses(for_teacher, teacher, target, **kwargs)
+        return student.logits, {"loss_ce": self.task_loss(for_labels, target, **kwargs), **losses}
+
+    def heads_of(self, student: Output) -> tuple[torch.Tensor, Output]:
+        """Of what the student returns, the logits that learn the labels, and what `losses` sees.
+
+        A method that compares logits has the class head of a student with a distillation token learn the labels, and
+        that of the token the teacher (Touvron et al., ICML 2021). Else both are the network's logits.
+        """
+        if not self.compares_logits or "heads" not in student.features:
+            return student.logits, student
+        of_class, of_token = student.features["heads"]
+        return of_class, student._replace(logits=of_token)
 
     def task_loss(
         self,

@@ -12,6 +12,8 @@ from mdistiller.errors import UserError
 from ._common import Features
 from ._watch import Grid, as_map
 
+HEADS_APART = "set_distilled_training"  # timm's: has a network return the logits of its class and token in training
+
 
 class Tap:
     """Keeps what a module was given, or what it returned, in its call `number` since the last `take`.
@@ -94,7 +96,10 @@ class Adapted:
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Features]:
         """Logits (batch, classes) and features of images (batch, 3, height, width)."""
         returned = super().forward(x)  # type: ignore[misc]
-        return logits_of(returned), self.contract.features(x)
+        features = self.contract.features(x)
+        if isinstance(returned, tuple) and hasattr(self, HEADS_APART):
+            features["heads"] = returned
+        return logits_of(returned), features
 
     def get_stage_channels(self) -> list[int]:
         return [stage.channels for stage in self.contract.stages]

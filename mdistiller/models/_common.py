@@ -8,13 +8,19 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class Features(TypedDict):
-    """What a network returns beside its logits; `mdistiller.models` says what each is."""
+class FeaturesOfAll(TypedDict):
+    """What every network returns beside its logits; `mdistiller.models` says what each is."""
 
     feats: list[torch.Tensor]
     preact_feats: list[torch.Tensor]
     final_map: torch.Tensor
     pooled_feat: torch.Tensor
+
+
+class Features(FeaturesOfAll, total=False):
+    """And what one with a distillation token does in training."""
+
+    heads: tuple[torch.Tensor, torch.Tensor]
 
 
 def init_convolutions(model: nn.Module) -> None:

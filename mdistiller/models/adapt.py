@@ -19,7 +19,7 @@ from torch import nn
 
 from mdistiller.errors import UserError
 
-from ._adapted import Adapted, Contract, Stage, Tap, logits_of
+from ._adapted import HEADS_APART, Adapted, Contract, Stage, Tap, logits_of
 from ._watch import ACTIVATIONS, Call, Grid, as_map, grid_of, is_channels_last, watch
 
 CLOSE = 1e-4  # of the mean of a final map and what the classifier is given
@@ -51,6 +51,8 @@ def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> n
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         got = f"logits {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(returned).__name__
         raise UserError(f"network {name} returns {got} for one image; expected logits (1, {num_classes})")
+    if hasattr(network, HEADS_APART):
+        getattr(network, HEADS_APART)(True)
     vars(network)["contract"] = contract_of(call, name, num_classes, image)
     network.__class__ = type(type(network).__name__, (Adapted, type(network)), {"__module__": type(network).__module__})
     return network
