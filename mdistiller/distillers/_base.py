@@ -9,25 +9,8 @@ from torch import nn
 from mdistiller.checks import Check
 from mdistiller.models import Features
 
+from ._alone import ALONE
 from ._common import cross_entropy
-
-
-class Alone:
-    """What a method sees of the other processes where there are none: its part of a batch is the whole."""
-
-    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows of the whole batch, of which `tensor` (part of the batch, ...) holds those of this process.
-
-        A gradient runs back to these.
-        """
-        return tensor
-
-    def own(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows of this process, out of `tensor` (whole batch, ...)."""
-        return tensor
-
-
-ALONE = Alone()
 
 
 class Output(NamedTuple):
@@ -203,13 +186,11 @@ class Distiller(nn.Module):
     def heads_of(self, student: Output) -> tuple[torch.Tensor, Output]:
         """Of what the student returns, the logits that learn the labels, and what `losses` sees.
 
-        A method that compares logits has the class head of a student with a distillation token learn the labels, and
-        that of the token the teacher (Touvron et al., ICML 2021). Else both are the network's logits.
+        Of a student with a distillation token a method that compares logits takes the class head's for the first, the
+        token's for the second (Touvron et al., ICML 2021).
         """
-        if not self.compares_logits or "heads" not in student.features:
-            return student.logits, student
-        of_class, of_token = student.features["heads"]
-        return of_class, student._replace(logits=of_token)
+        heads = student.features.get("heads") if self.compares_logits else None
+        return (heads[0], student._replace(logits=heads[1])) if heads else (student.logits, student)
 
     def task_loss(
         self,
