@@ -36,7 +36,7 @@ from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
 from .signals import end_later, stoppable
 from .tables import format_classes, format_table, place, write_classes, write_table
-from .teachers import fetch_pretrained, pretrained_teacher
+from .teachers import fetch_pretrained, pretrained_path
 
 NETWORK = "index, name, torchvision:NAME, timm:NAME or path/net.py:NAME of your own"
 
@@ -232,7 +232,7 @@ def pretrained_network(name: str, dataset: str | None) -> Path:
             f"--model {name} needs --checkpoint FILE, the weights to evaluate, or --dataset imagenet for its own"
         )
     name = models.canonical_name("imagenet", name)
-    path = pretrained_teacher(name, NO_ARGUMENTS, dataset)
+    path = pretrained_path(name, NO_ARGUMENTS, dataset)
     fetch_pretrained(path, name)
     return path
 

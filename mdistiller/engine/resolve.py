@@ -103,7 +103,7 @@ def resolved(
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
     cfg.DISTILLER.TEACHER_WEIGHTS = with_plain_paths(cfg.DISTILLER.TEACHER_WEIGHTS, cfg.DISTILLER.TEACHER)
-    if cfg.DISTILLER.STUDENT_WEIGHTS:
+    if cfg.DISTILLER.STUDENT_WEIGHTS not in ("", PRETRAINED):
         cfg.DISTILLER.STUDENT_WEIGHTS = os.path.realpath(cfg.DISTILLER.STUDENT_WEIGHTS)
     check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)
     cfg.freeze()

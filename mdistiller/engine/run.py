@@ -31,11 +31,10 @@ from .resume import SavedRun, has_ended, tell_ended
 from .runlog import QuietLog, RunLog, import_wandb, start_wandb
 from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
 from .seeds import seed_everything
-from .teachers import sha256_of
+from .students import begin
 from .teaching import build_teacher, folded
 from .trainer import Trainer
 from .values import dump, leaves
-from .weights import load_weights
 
 
 def memory_format_of(cfg: CN) -> torch.memory_format:
@@ -200,14 +199,8 @@ def build_parts(
         cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_student(cfg, models, data.num_classes), None
-    path = cfg.DISTILLER.STUDENT_WEIGHTS
-    if path and not (goes_on and not Path(path).exists()):
-        if load_weights(student, path, cfg.DISTILLER.STUDENT, keeps_classifier=True).get("kept"):
-            notes.append("The student's classifier is new: its weights are of other classes")
-        sha256 = sha256_of(path)
-        if cfg.DISTILLER.STUDENT_SHA256 not in ("", sha256):
-            notes.append("Warning: the student's weights have changed since the run of this config")
-        cfg = changed(cfg, "DISTILLER.STUDENT_SHA256", sha256)
+    cfg, begun_notes = begin(cfg, student, benchmark, data, processes, goes_on)
+    notes += begun_notes
     freeze(student, cfg.DISTILLER.FREEZE, cfg.DISTILLER.STUDENT)
     if needs_teacher:
         cfg, teacher, teacher_top1, found_notes = build_teacher(cfg, benchmark, data, utils, device, processes)
