@@ -1,6 +1,6 @@
 """Jin et al., Multi-Level Logit Distillation, CVPR 2023."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +86,10 @@ class MLKD(LogitDistiller):
     @classmethod
     def number_of_views(cls, cfg: Any) -> int:
         return cfg.MLKD.VIEWS
+
+    @classmethod
+    def unread(cls, cfg: Any) -> Mapping[str, str]:
+        return {} if cfg.MLKD.VIEWS == 2 else {"FORM": "MLKD.VIEWS is 1, and it is of two views"}
 
     @classmethod
     def variant(cls, cfg: Any) -> list[str]:

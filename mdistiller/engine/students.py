@@ -40,7 +40,7 @@ def begin(
         notes.append("The student's classifier is new: its weights are of other classes")
     given = Sight(data.image_size, tuple(data.mean), tuple(data.std))
     if (own := given.over(meta)) != given:
-        notes.append(f"The student's weights were trained on images of {own}, which this run has as {given}")
+        notes.append(f"The student's weights are for images of {own}, and this run has {given}")
     sha256 = sha256_of(path)
     if cfg.DISTILLER.STUDENT_SHA256 not in ("", sha256):
         notes.append("Warning: the student's weights have changed since the run of this config")

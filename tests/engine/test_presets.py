@@ -369,6 +369,7 @@ def test_preset_s_name_says_its_method_and_pair(name):
         ("imagenet", "SDD", "ResNet50", "MobileNetV2", "SDD-ResNet50-MobileNetV2"),
         ("imagenet", "SDD", "ResNet34", "MobileNetV2", "SDD"),
         ("imagenet", "DEIT", "ResNet50", TRANSFORMERS[1], "DeiT-timm.deit_tiny_distilled_patch16_224"),
+        ("imagenet", "DEIT", "ResNet50", f"{TRANSFORMERS[0]}.augreg_in21k", "DeiT-timm.vit_tiny_patch16_224"),
         ("cifar100", "SKD", "resnet56", TRANSFORMERS[0], "SKD-timm.vit_tiny_patch16_224"),
     ],
 )

@@ -22,7 +22,7 @@ from tests.engine.test_teaching import told
 
 SHUFFLENET, VIT = "torchvision:shufflenet_v2_x0_5", "timm:vit_tiny_patch16_224"
 STILL = "SOLVER.LR 1e-30 SOLVER.WEIGHT_DECAY 0 SOLVER.FREEZE_BN True SOLVER.EPOCHS 1".split()
-QUICK = {"init_weights": False}  # torchvision's takes half a minute
+QUICK = {"init_weights": False}  # which takes torchvision seconds
 BEGUN = "DISTILLER.STUDENT_WEIGHTS", "pretrained"
 
 
@@ -55,7 +55,7 @@ def test_a_student_begins_with_its_library_s_weights_and_a_new_classifier(script
 
 def test_what_such_weights_saw_otherwise_is_told(script, fetched):
     train(script, SHUFFLENET, "SOLVER.EPOCHS", "1")
-    assert "weights were trained on images of 224x224 pixels, mean [0.485, 0.456, 0.406]" in told(script)
+    assert "weights are for images of 224x224 pixels, mean [0.485, 0.456, 0.406]" in told(script)
 
 
 def test_a_saved_config_repeats_such_a_run(script, fetched, tmp_path):
