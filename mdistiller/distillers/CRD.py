@@ -10,7 +10,8 @@ from mdistiller.checks import FRACTION, WEIGHT, number, one_of, whole
 from mdistiller.errors import UserError
 from mdistiller.models import find_classifier
 
-from ._base import ALONE, Features
+from ._alone import ALONE
+from ._base import Features
 from ._common import full_precision
 from ._feature import FeatureDistiller
 from ._sampler import Sampler

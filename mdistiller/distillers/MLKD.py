@@ -1,6 +1,6 @@
 """Jin et al., Multi-Level Logit Distillation, CVPR 2023."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,10 @@ class MLKD(LogitDistiller):
         return cfg.MLKD.VIEWS
 
     @classmethod
+    def unread(cls, cfg: Any) -> Mapping[str, str]:
+        return {} if cfg.MLKD.VIEWS == 2 else {"FORM": "MLKD.VIEWS is 1, and it is of two views"}
+
+    @classmethod
     def variant(cls, cfg: Any) -> list[str]:
         form = ["two-view", *([] if cfg.MLKD.FORM == "released" else [cfg.MLKD.FORM])]
         return [*(form if cfg.MLKD.VIEWS == 2 else []), *super().variant(cfg)]
@@ -135,19 +139,20 @@ class MLKD(LogitDistiller):
         if not self.has_two_views:
             return super().forward_train(image, target, **kwargs)
         views = image, kwargs["image_strong"]
-        logits_weak, logits_strong = (self.student(view)[0] for view in views)
+        outputs = [Output(*self.student(view)) for view in views]
+        for_labels, for_teacher = zip(*map(self.heads_of, outputs), strict=True)
         with torch.no_grad():
             teacher_weak, teacher_strong = self.teacher(torch.cat(views))[0].chunk(2)
         whole_weak, whole_strong = (
             [self.processes.whole(logits) for logits in view]
-            for view in ((logits_weak, teacher_weak), (logits_strong, teacher_strong))
+            for view in ((for_teacher[0].logits, teacher_weak), (for_teacher[1].logits, teacher_strong))
         )
         weak, strong = self.logits_to_compare(*whole_weak), self.logits_to_compare(*whole_strong)
         losses = {
-            "loss_ce": total(self.task_loss(logits, target, **kwargs) for logits in (logits_weak, logits_strong)),
+            "loss_ce": total(self.task_loss(logits, target, **kwargs) for logits in for_labels),
             **self.losses_of_view(*whole_weak),
         }
         for logits, temperatures in (strong, self.strong_temperatures), (weak, self.weak_again):
             if temperatures:
                 losses["loss_kd"] = losses["loss_kd"] + self.align(kd_loss, *logits, temperatures)
-        return logits_weak, losses
+        return outputs[0].logits, losses

@@ -9,25 +9,8 @@ from torch import nn
 from mdistiller.checks import Check
 from mdistiller.models import Features
 
+from ._alone import ALONE
 from ._common import cross_entropy
-
-
-class Alone:
-    """What a method sees of the other processes where there are none: its part of a batch is the whole."""
-
-    def whole(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows of the whole batch, of which `tensor` (part of the batch, ...) holds those of this process.
-
-        A gradient runs back to these.
-        """
-        return tensor
-
-    def own(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows of this process, out of `tensor` (whole batch, ...)."""
-        return tensor
-
-
-ALONE = Alone()
 
 
 class Output(NamedTuple):
@@ -148,6 +131,11 @@ class Distiller(nn.Module):
         return student
 
     @classmethod
+    def unread(cls, cfg: Any) -> Mapping[str, str]:
+        """Keys of the method's section that a run, as `cfg` says, does not read, and why; `ignored` are among them."""
+        return cls.ignored
+
+    @classmethod
     def checksum(cls) -> str:
         """Of a user's own file, which may change between runs; empty for a method of the package."""
         return ""
@@ -188,11 +176,21 @@ class Distiller(nn.Module):
         Returns the student's logits (batch, classes) and a dict of scalar losses, whose sum is minimised.
         """
         student, teacher = Output(*self.student(image)), None
+        for_labels, for_teacher = self.heads_of(student)
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = Output(*self.teacher(image))
-        losses = self.losses(student, teacher, target, **kwargs)
-        return student.logits, {"loss_ce": self.task_loss(student.logits, target, **kwargs), **losses}
+        losses = self.losses(for_teacher, teacher, target, **kwargs)
+        return student.logits, {"loss_ce": self.task_loss(for_labels, target, **kwargs), **losses}
+
+    def heads_of(self, student: Output) -> tuple[torch.Tensor, Output]:
+        """Of what the student returns, the logits that learn the labels, and what `losses` sees.
+
+        Of a student with a distillation token a method that compares logits takes the class head's for the first, the
+        token's for the second (Touvron et al., ICML 2021).
+        """
+        heads = student.features.get("heads") if self.compares_logits else None
+        return (heads[0], student._replace(logits=heads[1])) if heads else (student.logits, student)
 
     def task_loss(
         self,

@@ -55,7 +55,7 @@ CFG.DISTILLER.STUDENT = "resnet32"
 CFG.DISTILLER.TEACHER_ARGS = "{}"  # of a network of others: a YAML mapping, such as "{img_size: 32}"
 CFG.DISTILLER.STUDENT_ARGS = "{}"
 CFG.DISTILLER.TEACHER_WEIGHTS = ""  # empty: the default places; pretrained: those of the network's library
-CFG.DISTILLER.STUDENT_WEIGHTS = ""  # to begin with, in place of random ones
+CFG.DISTILLER.STUDENT_WEIGHTS = ""  # to begin with, in place of random ones; pretrained: as above
 CFG.DISTILLER.FREEZE = []  # beginnings of names of the student's weights that stay as they are
 # Of the images that the teacher was trained on; empty and 0: as its weights say, else as DATASET
 CFG.DISTILLER.TEACHER_MEAN = ()

@@ -95,7 +95,7 @@ def describe_method(cfg: CN, meta: Mapping[str, Any], lines: int) -> list[str]:
     sections = {name: node for name, node in used_sections(cfg, method).items() if name not in SHARED_SECTIONS}
     settings = ["logits standardised"] if cfg.DISTILLER.LOGIT_STANDARDIZATION else []
     for name, section in sections.items():
-        values = read_keys(section, method) if isinstance(section, CN) else {"": section}
+        values = read_keys(section, method.unread(cfg)) if isinstance(section, CN) else {"": section}
         prefix = "" if name == method.section() else f"{name}."
         settings += [f"{prefix}{key}".rstrip(".") + f" {shortened(plain(value), 60)}" for key, value in values.items()]
     name = shortened(meta.get("distiller", method.__name__), LONGEST_NAME * 2)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mdistiller.distillers import Distiller
-from mdistiller.distillers._base import Alone
+from mdistiller.distillers._alone import Alone
 from mdistiller.distillers.foreign import ForeignDistiller
 from mdistiller.errors import UserError
 from mdistiller.share import ALL, FEWEST, Share

@@ -37,7 +37,7 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
             )
         return
     name, typed = method.__name__, list(typed)
-    known = IGNORED | {f"{method.section()}.{key}": reason for key, reason in method.ignored.items()}
+    known = IGNORED | {f"{method.section()}.{key}": reason for key, reason in method.unread(cfg).items()}
     for key in typed:
         section = key.split(".")[0]
         if section not in (*SHARED_SECTIONS, *method.sections()):
@@ -51,7 +51,7 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
         section = other.section()
         if section not in in_file or section in method.sections():
             continue
-        if read_keys(cfg[section], other) != read_keys(CFG[section], other):
+        if read_keys(cfg[section], other.ignored) != read_keys(CFG[section], other.ignored):
             raise UserError(
                 f"the section {section} of the config has no effect on {name}, which reads the section "
                 f"{described(method)}; leave it out, or choose {other.__name__}"
@@ -89,13 +89,13 @@ def check_evaluation(typed: Iterable[str], also: Sequence[str] = ()) -> None:
             raise UserError(f"{key} has no effect on an evaluation, which reads {known}; leave it out")
 
 
-def read_keys(section: CN, method: type[Distiller], prefix: str = "") -> dict[str, Any]:
-    """Values of the dotted keys of `section` that `method` reads."""
+def read_keys(section: CN, unread: Container[str], prefix: str = "") -> dict[str, Any]:
+    """Values of the dotted keys of `section` but for `unread` ones."""
     values: dict[str, Any] = {}
     for key, value in section.items():
         if isinstance(value, CN):
-            values |= read_keys(value, method, f"{prefix}{key}.")
-        elif prefix + key not in method.ignored:
+            values |= read_keys(value, unread, f"{prefix}{key}.")
+        elif prefix + key not in unread:
             values[prefix + key] = value
     return values
 

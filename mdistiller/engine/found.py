@@ -15,7 +15,7 @@ from .lines import count
 from .networks import NO_ARGUMENTS
 from .runs import BASELINE_FOLDERS, BEST, STATES, student_weights
 from .students import WeightFile, weight_file
-from .teachers import fetch_pretrained, pretrained_teacher
+from .teachers import fetch_pretrained, pretrained_path
 
 
 def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evaluator) -> list[WeightFile]:
@@ -65,7 +65,7 @@ def pretrained_network(name: str, dataset: str | None) -> Path:
             f"--model {name} needs --checkpoint FILE, the weights to evaluate, or --dataset imagenet for its own"
         )
     name = models.canonical_name("imagenet", name)
-    path = pretrained_teacher(name, NO_ARGUMENTS, dataset)
+    path = pretrained_path(name, NO_ARGUMENTS, dataset)
     fetch_pretrained(path, name)
     return path
 

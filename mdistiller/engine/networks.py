@@ -135,6 +135,11 @@ def label(name: str, arguments: str = NO_ARGUMENTS) -> str:
     return as_file_name(text)
 
 
+def without_tag(name: str) -> str:
+    """The name of a network without that of its pretrained weights, as `.tv2_in1k` in timm's."""
+    return name.partition(".")[0] if name.startswith("timm:") else name
+
+
 def label_of(cfg: CN, role: str) -> str:
     """What the network, or the networks, of `role` are called; see `label`."""
     return label(cfg.DISTILLER[role], cfg.DISTILLER[f"{role}_ARGS"])

@@ -16,6 +16,7 @@ from .sight import Sight
 from .values import dump
 from .weights import save_checkpoint
 
+OR_FILE = "name a file with --teacher_weights, DISTILLER.STUDENT_WEIGHTS or --checkpoint"
 PLAIN = (0.5, 0.5, 0.5)  # mean and deviation of what a network takes that itself turns it from ImageNet's
 
 
@@ -40,14 +41,14 @@ def fetch_of_library(name: str, text: str) -> Path:
     library, _, own = name.partition(":")
     try:
         arguments = arguments_of(text, f"the arguments of {name}", name)
-        network, sight = (_of_torchvision if library == "torchvision" else _of_timm)(own, arguments)
+        with torch.random.fork_rng(devices=[]):  # as the numbers that come after are not to tell who fetched them
+            network, sight = (_of_torchvision if library == "torchvision" else _of_timm)(own, arguments)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # of the network, of a server, of a library of either
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"the pretrained weights of {name} cannot be had from {library} ({reason}); connect once, or name a file "
-            "with --teacher_weights"
+            f"the pretrained weights of {name} cannot be had from {library} ({reason}); connect once, or {OR_FILE}"
         ) from error
     meta = {
         "network": name,
@@ -66,7 +67,7 @@ def _of_torchvision(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, Si
 
     available = list(get_model_weights(name))
     if not available:
-        raise UserError(f"torchvision has no pretrained weights of {name}; name a file with --teacher_weights")
+        raise UserError(f"torchvision has no pretrained weights of {name}; {OR_FILE}")
     weights = get_model_weights(name).DEFAULT
     if name == "googlenet":  # which it would build without the heads that it has otherwise
         arguments = {"aux_logits": True, **arguments}
@@ -82,7 +83,7 @@ def _of_timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, Sight]:
     if known.get("num_classes") != len(IMAGENET_WNIDS):
         raise UserError(
             f"the pretrained weights of timm:{name} score {known.get('num_classes')} classes, not ImageNet's 1000; "
-            "choose those of another tag (--list timm PATTERN), or name a file with --teacher_weights"
+            f"choose those of another tag (--list timm PATTERN), or {OR_FILE}"
         )
     side = arguments.get(SIDE_KEYS["timm"])
     side = side if isinstance(side, int) else known["input_size"][1]

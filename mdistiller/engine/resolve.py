@@ -19,7 +19,7 @@ from . import bounds
 from . import cfg as config
 from .effects import check_effects
 from .index import Benchmark
-from .networks import PRETRAINED, SEPARATOR, label, plain_arguments, split
+from .networks import PRETRAINED, SEPARATOR, label, plain_arguments, split, without_tag
 from .precision import fastest_settings
 from .runs import CONFIGS
 from .values import Layers, read_layers
@@ -103,7 +103,7 @@ def resolved(
     fill_defaults(cfg.DATASET)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
     cfg.DISTILLER.TEACHER_WEIGHTS = with_plain_paths(cfg.DISTILLER.TEACHER_WEIGHTS, cfg.DISTILLER.TEACHER)
-    if cfg.DISTILLER.STUDENT_WEIGHTS:
+    if cfg.DISTILLER.STUDENT_WEIGHTS not in ("", PRETRAINED):
         cfg.DISTILLER.STUDENT_WEIGHTS = os.path.realpath(cfg.DISTILLER.STUDENT_WEIGHTS)
     check_effects(cfg, method, {section for _, values in layers for section in values}, choices.typed)
     cfg.freeze()
@@ -130,7 +130,7 @@ def find_preset(benchmark: Benchmark, method: type[distillers.Distiller], chosen
     """
     plain = distillers.find_method(PLAIN_TRAINING).__name__
     name = plain if method.takes_new_sections else method.__name__
-    teacher, student = (label(chosen.get(role, "")) for role in ("TEACHER", "STUDENT"))
+    teacher, student = (label(without_tag(chosen.get(role, ""))) for role in ("TEACHER", "STUDENT"))
     pair, student = f"{name}-{teacher}-{student}", f"{name}-{student}"
     candidates = [CONFIGS / benchmark.models / f"{stem}.yaml" for stem in (pair, student, name, plain)]
     return next((path for path in candidates if path.is_file()), candidates[-1])

@@ -15,6 +15,7 @@ from mdistiller.distillers import Distiller, build_distiller, find_method
 from mdistiller.errors import UserError
 from mdistiller.models.adapt import attach
 
+from .beginning import begin
 from .cfg import changed
 from .describe import describe_code, describe_run, hint_of_devices, hints
 from .distributed import ONE, Processes
@@ -31,11 +32,9 @@ from .resume import SavedRun, has_ended, tell_ended
 from .runlog import QuietLog, RunLog, import_wandb, start_wandb
 from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
 from .seeds import seed_everything
-from .teachers import sha256_of
 from .teaching import build_teacher, folded
 from .trainer import Trainer
 from .values import leaves
-from .weights import load_weights
 
 
 def memory_format_of(cfg: CN) -> torch.memory_format:
@@ -188,14 +187,8 @@ def build_parts(
         cfg = changed(cfg, key, now)
     seed_everything(cfg.EXPERIMENT.SEED)
     student, teacher = build_student(cfg, models, data.num_classes), None
-    path = cfg.DISTILLER.STUDENT_WEIGHTS
-    if path and not (goes_on and not Path(path).exists()):
-        if load_weights(student, path, cfg.DISTILLER.STUDENT, keeps_classifier=True).get("kept"):
-            notes.append("The student's classifier is new: its weights are of other classes")
-        sha256 = sha256_of(path)
-        if cfg.DISTILLER.STUDENT_SHA256 not in ("", sha256):
-            notes.append("Warning: the student's weights have changed since the run of this config")
-        cfg = changed(cfg, "DISTILLER.STUDENT_SHA256", sha256)
+    cfg, begun_notes = begin(cfg, student, benchmark, data, processes, goes_on)
+    notes += begun_notes
     freeze(student, cfg.DISTILLER.FREEZE, cfg.DISTILLER.STUDENT)
     if needs_teacher:
         cfg, teacher, teacher_top1, found_notes = build_teacher(cfg, benchmark, data, utils, device, processes)

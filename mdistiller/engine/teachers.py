@@ -20,7 +20,7 @@ from .describe import plain
 from .identity import is_same_data
 from .index import Benchmark
 from .networks import NO_ARGUMENTS, PRETRAINED, label_of
-from .pretrained import fetch_of_library, is_of_library, library_file
+from .pretrained import OR_FILE, fetch_of_library, is_of_library, library_file
 from .runs import BASELINE_FOLDERS, PROJECT, baseline_weights, published_weights, shown
 from .values import leaves
 from .weights import read_meta, rows_of
@@ -55,7 +55,7 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
                 f"{next(each for each in classes if each not in IMAGENET_WNIDS)!r}; train it by train.py, or name "
                 "weights for this data"
             )
-        return pretrained_teacher(name, cfg.DISTILLER.TEACHER_ARGS, benchmark.models), []
+        return pretrained_path(name, cfg.DISTILLER.TEACHER_ARGS, benchmark.models), []
     candidates = [candidate_at(path) for path in baseline_weights(utils, label_of(cfg, "TEACHER"))]
     arguments = cfg.DISTILLER.TEACHER_ARGS
     fitting = [each for each in candidates if each.is_of(name, models, arguments) and each.scores(classes)]
@@ -193,13 +193,13 @@ def published_file(name: str, arguments: str, models: str) -> Path | None:
     return pretrained_file(name) if models == "imagenet" else None
 
 
-def pretrained_teacher(name: str, arguments: str, models: str) -> Path:
+def pretrained_path(name: str, arguments: str, models: str) -> Path:
     """As `published_file`. Raises UserError where there are none."""
     path = published_file(name, arguments, models)
     if path is None:
         raise UserError(
             f"{name} has no pretrained weights (these do: {', '.join(TORCHVISION_NAMES)} on ImageNet, torchvision:NAME "
-            "and timm:NAME); name a file with --teacher_weights or --checkpoint"
+            f"and timm:NAME); {OR_FILE}"
         )
     return path
 
@@ -221,7 +221,7 @@ def fetch_pretrained(path: str | Path, name: str, arguments: str = NO_ARGUMENTS)
     except (OSError, RuntimeError, HTTPException) as error:
         raise UserError(
             f"{name}'s pretrained weights are not at {path}, and downloading them failed ({error}): fetch {url} "
-            "and save it there, or name a file with --teacher_weights or --checkpoint"
+            f"and save it there, or {OR_FILE}"
         ) from error
 
 

@@ -156,11 +156,13 @@ def load_weights(
     for key, value in expected.items():
         if key.endswith(COUNTER) and f"{key.removesuffix(COUNTER)}running_mean" in state_dict:
             state_dict.setdefault(key, torch.zeros_like(value))
-    if keeps_classifier:
-        others = [key for key in classifier_names(network) if key in state_dict]
-        if any(state_dict[key].shape != expected[key].shape for key in others):
-            state_dict |= {key: expected[key] for key in others if is_alike(state_dict[key], expected[key])}
-            meta = meta | {"kept": True}
+    last = classifier_names(network)[-1]
+    if keeps_classifier and last in state_dict and state_dict[last].shape[:1] != expected[last].shape[:1]:
+        theirs, ours = state_dict[last].shape[:1], expected[last].shape[:1]
+        of_classes = [key for key, value in expected.items() if key in state_dict and value.shape[:1] == ours]
+        of_classes = [key for key in of_classes if state_dict[key].shape[:1] == theirs]  # of auxiliary heads as well
+        state_dict |= {key: expected[key] for key in of_classes if is_alike(state_dict[key], expected[key])}
+        meta = meta | {"kept": True}
     if classes is not None:
         known = weights_classes(state_dict, meta, network)
         rows = rows_of(classes, known)

@@ -6,7 +6,9 @@ A network's `forward(x)`, x (batch, 3, height, width), returns `(logits, feature
   lists no stem, as published;
 - `features["preact_feats"]`: the same maps before the last activation, as many;
 - `features["final_map"]`: (batch, channels, height, width), the map whose global average is `pooled_feat`;
-- `features["pooled_feat"]`: (batch, channels), what the classifier reads.
+- `features["pooled_feat"]`: (batch, channels), what the classifier reads;
+- `features["heads"]`, in training and of a network with a distillation token alone: two of (batch, classes), the logits
+  of the class and of the token, whose mean the network's logits are.
 
 `get_stage_channels()` lists the channels of `feats`; `get_bn_before_relu()` lists, for every entry of `preact_feats`
 but the stem's, the last batch norm before it, as wide as the entry.

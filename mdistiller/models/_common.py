@@ -10,13 +10,19 @@ from torch import nn
 from mdistiller.errors import UserError
 
 
-class Features(TypedDict):
-    """What a network returns beside its logits; `mdistiller.models` says what each is."""
+class FeaturesOfAll(TypedDict):
+    """What every network returns beside its logits; `mdistiller.models` says what each is."""
 
     feats: list[torch.Tensor]
     preact_feats: list[torch.Tensor]
     final_map: torch.Tensor
     pooled_feat: torch.Tensor
+
+
+class Features(FeaturesOfAll, total=False):
+    """And what one with a distillation token does in training."""
+
+    heads: tuple[torch.Tensor, torch.Tensor]
 
 
 def init_convolutions(model: nn.Module) -> None:

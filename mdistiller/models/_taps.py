@@ -101,4 +101,6 @@ class Contract:
         features["pooled_feat"] = pooled_of(pooled)
         if self.has_final_map:
             features["final_map"] = features["feats"][-1]
+        if len(self.classifiers) > 1 and isinstance(output, tuple):
+            features["heads"] = output
         return main_logits(output, self.num_classes, len(self.classifiers) > 1), features

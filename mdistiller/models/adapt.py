@@ -31,6 +31,7 @@ from mdistiller.models._probe import BATCH, Trace, images_for, left_as_it_was, t
 from mdistiller.models._taps import Contract
 
 OURS = {"feats", "preact_feats", "pooled_feat"}
+HEADS_APART = "set_distilled_training"  # timm's: in training a network returns the logits of each head
 USUAL_SIZES = 32, 64, 96, 128, 224, 256, 299, 384, 448
 
 
@@ -104,6 +105,8 @@ def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> n
     if heads:
         contract.pooled, _ = contract.keep(Reading(heads[0].module, heads[0].number, of_input=True), network)
     adapted = _with_contract(network, contract)
+    if hasattr(network, HEADS_APART):
+        getattr(network, HEADS_APART)(True)
     contract.refusal = _why_not_trained(adapted, image_size, name)
     return adapted
 

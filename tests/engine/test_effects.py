@@ -37,6 +37,9 @@ PRINT = "--print_cfg"
         ("--distiller DKD DATASET.MIXUP 0.2", ["DATASET.MIXUP gives an image two classes", "DKD asks for one", "KD, "]),
         ("--distiller CRD DATASET.CUTMIX 1", ["DATASET.CUTMIX gives", "CRD asks for one", "SKD"]),
         ("--distiller KD DATASET.RANDAUGMENT 9 DATASET.AUGMENT strong", ["RANDAUGMENT", "not strong", "AUGMENT weak"]),
+        ("--distiller DeiT DEIT.FORM hard DEIT.TEMPERATURE 3", ["DEIT.TEMPERATURE", "FORM hard takes the teacher's"]),
+        ("--distiller MLKD MLKD.FORM intended", ["MLKD.FORM has no effect", "of two views"]),
+        ("--distiller DeiT DEIT.ALPHA 1 SOLVER.LABEL_SMOOTHING 0.1", ["LABEL_SMOOTHING", "CE_WEIGHT of DeiT is 0"]),
         ("--distiller KD LOG.PREFIX out", ["LOG.PREFIX has no effect", "below their own folder"]),
     ],
 )
@@ -50,9 +53,10 @@ def test_a_typed_setting_without_an_effect_is_refused(script, arguments, parts):
     "arguments",
     [
         "--distiller KD KD.TEMPERATURE 3 DISTILLER.LOGIT_STANDARDIZATION True",
+        "--distiller DeiT DEIT.TEMPERATURE 3 DISTILLER.LOGIT_STANDARDIZATION True",
         "--distiller SDD DISTILLER.LOGIT_STANDARDIZATION True",
         "--distiller AT DISTILLER.LOGIT_STANDARDIZATION False",
-        "--distiller MLKD MLKD.VIEWS 2 DATASET.AUGMENT two-view",
+        "--distiller MLKD MLKD.VIEWS 2 DATASET.AUGMENT two-view MLKD.FORM intended",
         "--distiller AT SOLVER.TRAINER dot SOLVER.DOT.DELTA 0.09",
         "--distiller KD DATASET.TYPE synthetic DATASET.SYNTHETIC.SEED 1",
     ],

@@ -40,7 +40,7 @@ class make_net(nn.Module):
 
     def check(self, x):
         """
-VIT, VIT_ARGUMENTS = "timm:vit_tiny_patch16_224", "{depth: 2, embed_dim: 64, num_heads: 4, patch_size: 8}"
+VIT, VIT_ARGUMENTS = "timm:vit_small_patch16_224", "{depth: 2, embed_dim: 64, num_heads: 4, patch_size: 8}"
 TEST_IMAGES = "DATASET.SYNTHETIC.TEST_IMAGES", "36"
 
 
@@ -227,7 +227,7 @@ def test_names_of_files_are_safe_and_tell_networks_apart(file):
         label("resnet8,torchvision:resnet18"),
     ]
     assert len(set(labels)) == len(labels)
-    assert labels[:3] == ["resnet8", "torchvision.resnet18", "timm.vit_tiny_patch16_224"]
+    assert labels[:3] == ["resnet8", "torchvision.resnet18", "timm.vit_small_patch16_224"]
     assert labels[5].startswith("net-make_net.") and labels[7] == "resnet8,torchvision.resnet18"
     assert not any(set(each) & set('/:{}" +') for each in labels)
 

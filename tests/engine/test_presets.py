@@ -8,6 +8,7 @@ from mdistiller.distillers import DISTILLERS
 from mdistiller.engine.bounds import check
 from mdistiller.engine.cfg import CFG, merge
 from mdistiller.engine.index import BENCHMARKS, IMAGENET
+from mdistiller.engine.networks import label
 from mdistiller.engine.resolve import find_preset
 from mdistiller.engine.runs import PROJECT
 from mdistiller.engine.values import read_yaml
@@ -15,6 +16,7 @@ from mdistiller.engine.values import read_yaml
 CONFIGS = PROJECT / "configs"
 FILES = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml")}
 MOBILE = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+TRANSFORMERS = ("timm:vit_tiny_patch16_224", "timm:deit_tiny_distilled_patch16_224")
 
 
 def recipe(batch, epochs, lr, stages, decay=0.1, weight_decay=5e-4, augment="weak", **more):
@@ -36,6 +38,22 @@ def of_students(name, facts):
 
 def imagenet(batch, lr, epochs=100, **more):
     return recipe(batch, epochs, lr, [30, 60, 90], weight_decay=1e-4, **more)
+
+
+def of_transformers(name, recipe, teacher=None, **facts):
+    """A method's presets for vision transformers; `recipe`: of their plain training."""
+    facts |= {"DISTILLER.TEACHER": teacher} if teacher else {}
+    return {f"{name}-{label(student)}": recipe | facts | {"DISTILLER.STUDENT": student} for student in TRANSFORMERS}
+
+
+def adamw(batch, epochs):
+    values = {"TYPE": "AdamW", "SCHEDULER": "cosine", "WARMUP_EPOCHS": 10, "LABEL_SMOOTHING": 0.1, "LR": 5e-4}
+    values |= {"WEIGHT_DECAY": 0.05, "BATCH_SIZE": batch, "EPOCHS": epochs, "TRAINER": "base", "NO_DECAY_NORMS": False}
+    return {f"SOLVER.{key}": value for key, value in values.items()} | {"DATASET.AUGMENT": "weak"}
+
+
+def deit(form):
+    return {"DEIT.FORM": form, "DEIT.ALPHA": 0.5, "DEIT.TEMPERATURE": 1.0}
 
 
 def kd(temperature, ce, weight, standardised=False):
@@ -135,8 +153,14 @@ SCRIPT = recipe(64, 240, 0.1, [150, 180, 210], augment="weak+strong")
 OF_PAIR = [("resnet56-resnet20", 2), ("resnet110-resnet32", 2), ("vgg13-vgg8", 6)]
 OF_PAIR += [("wrn_40_2-wrn_16_2", 6), ("wrn_40_2-wrn_40_1", 6)]
 KD_DOT = kd(4, 0.1, 0.9) | {"SOLVER.DOT.DELTA": 0.075}
+SMALL = adamw(128, 240) | {"DISTILLER.STUDENT_ARGS": "{depth: 6, embed_dim: 192, num_heads: 3, patch_size: 4}"}
 CIFAR100 = {
     "Vanilla": SCRIPT,
+    "DeiT": SCRIPT | deit("soft"),
+    **of_transformers("Vanilla", SMALL),
+    **of_transformers("DeiT", SMALL, "resnet56", **deit("soft")),
+    **of_transformers("DeiT_hard", SMALL, "resnet56", **deit("hard")),
+    **of_transformers("SKD", SMALL, "resnet56", **skd(4, 0.1, 0.9, 0.9)),
     "Vanilla_mdistiller": mdistiller(0.05),
     "Vanilla_sdd": SCRIPT | {"SOLVER.LR": 0.05, "SOLVER.WEIGHT_DECAY": 1e-4},
     "KD": SCRIPT | kd(4, 0.1, 0.9),
@@ -238,8 +262,14 @@ CIFAR100 = {
     "CTKD_standardised": mdistiller(0.05) | ctkd(0.1, 9, 10, True),
     **{f"CTKD_standardised-{student}": mdistiller(0.01) | ctkd(0.1, 9, 10, True) for student in MOBILE},
 }
+REGNETY = "timm:regnety_160.tv2_in1k"
 OF_IMAGENET = {
     "Vanilla": imagenet(512, 0.2),
+    # The SKD release's vision transformers
+    **of_transformers("Vanilla", adamw(1024, 300)),
+    **of_transformers("DeiT", adamw(1024, 300), REGNETY, **deit("soft")),
+    **of_transformers("DeiT_hard", adamw(1024, 300), REGNETY, **deit("hard")),
+    **of_transformers("SKD", adamw(1024, 300), REGNETY, **skd(1, 0.1, 0.9, 0.9)),
     # The SKD release's script
     "script": imagenet(64, 0.1),
     "KD": imagenet(64, 0.1) | kd(4, 0.1, 0.9),
@@ -295,6 +325,7 @@ OF_IMAGENET = {
     "SP": imagenet(512, 0.2) | feature("SP", 3000),
     "VID": imagenet(512, 0.2) | feature("VID", 1),
     "KDSVD": imagenet(512, 0.2) | feature("KDSVD", 1),
+    "DeiT": imagenet(512, 0.2) | deit("soft"),
 }
 FACTS = {f"cifar100/{name}": facts for name, facts in CIFAR100.items()}
 FACTS |= {f"imagenet/{name}": facts for name, facts in OF_IMAGENET.items()}
@@ -324,7 +355,7 @@ def test_preset_s_name_says_its_method_and_pair(name):
     method, *pair = name.split("/")[1].split("-")
     chosen = config_of(name).DISTILLER
     assert DISTILLERS[chosen.TYPE].__name__ == method.split("_")[0]
-    assert [chosen.TEACHER, chosen.STUDENT][2 - len(pair) :] == pair
+    assert [label(chosen.TEACHER), label(chosen.STUDENT)][2 - len(pair) :] == pair
 
 
 @pytest.mark.parametrize(
@@ -337,6 +368,9 @@ def test_preset_s_name_says_its_method_and_pair(name):
         ("imagenet", "NKD", "ResNet50", "MobileNetV1", "NKD-ResNet50-MobileNetV1"),
         ("imagenet", "SDD", "ResNet50", "MobileNetV2", "SDD-ResNet50-MobileNetV2"),
         ("imagenet", "SDD", "ResNet34", "MobileNetV2", "SDD"),
+        ("imagenet", "DEIT", "ResNet50", TRANSFORMERS[1], "DeiT-timm.deit_tiny_distilled_patch16_224"),
+        ("imagenet", "DEIT", "ResNet50", f"{TRANSFORMERS[0]}.augreg_in21k", "DeiT-timm.vit_tiny_patch16_224"),
+        ("cifar100", "SKD", "resnet56", TRANSFORMERS[0], "SKD-timm.vit_tiny_patch16_224"),
     ],
 )
 def test_the_most_specific_preset_is_picked(benchmark, method, teacher, student, name):

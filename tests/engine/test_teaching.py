@@ -194,7 +194,7 @@ def test_weights_of_a_plain_network_are_a_teachers(script, tmp_path):
 
 def test_weights_trained_with_other_arguments_are_named(script, tmp_path):
     pytest.importorskip("timm")
-    vit = "timm:vit_tiny_patch16_224"
+    vit = "timm:vit_small_patch16_224"
     arguments = "{depth: 1, embed_dim: 64, num_heads: 4, patch_size: 8}"
     train(script, vit, "SOLVER.EPOCHS", "1", "DISTILLER.STUDENT_ARGS", arguments)
     (weights,) = script.utils.glob("model_pth/*/best.pth")
