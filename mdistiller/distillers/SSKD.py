@@ -67,8 +67,8 @@ def make_head(width: int) -> nn.Sequential:
 
 
 class SSKD(StagedDistiller):
-    """CE_WEIGHT · cross-entropy + KD_WEIGHT · kd_loss at TEMPERATURE + TF_WEIGHT · kept_kl of the turned images' logits
-    at TF_TEMPERATURE + SS_WEIGHT · kept_kl of `similarities` at SS_TEMPERATURE.
+    """CE_WEIGHT · cross-entropy + KD_WEIGHT · kd_loss at T + TF_WEIGHT · kept_kl of the turned images' logits at TF_T
+    + SS_WEIGHT · kept_kl of `similarities` at SS_T.
 
     Each image is seen in four turns, the first two losses by the upright one. The similarities are those of heads on
     the pooled features; the initial stage trains the teacher's to tell which upright image a turned one is of. Of what
@@ -76,19 +76,22 @@ class SSKD(StagedDistiller):
     """
 
     defaults = {
-        "TEMPERATURE": 4.0,
-        "TF_TEMPERATURE": 4.0,
-        "SS_TEMPERATURE": 0.5,
+        "CE_WEIGHT": 0.1,
+        "KD_WEIGHT": 0.9,
+        "TF_WEIGHT": 2.7,
+        "SS_WEIGHT": 10.0,
+        "T": 4.0,
+        "TF_T": 4.0,
+        "SS_T": 0.5,
         "TF_RATIO": 1.0,
         "SS_RATIO": 0.75,
         "INITIAL": {**INITIAL, "EPOCHS": 60, "LR_DECAY_STAGES": [30, 45]},
-        "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9, "TF_WEIGHT": 2.7, "SS_WEIGHT": 10.0},
     }
     checks = {
-        **dict.fromkeys(("TEMPERATURE", "TF_TEMPERATURE", "SS_TEMPERATURE"), TEMPERATURE),
+        **dict.fromkeys(("CE_WEIGHT", "KD_WEIGHT", "TF_WEIGHT", "SS_WEIGHT"), WEIGHT),
+        **dict.fromkeys(("T", "TF_T", "SS_T"), TEMPERATURE),
         **dict.fromkeys(("TF_RATIO", "SS_RATIO"), number(0, 1)),
         **INITIAL_CHECKS,
-        **dict.fromkeys(("LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.TF_WEIGHT", "LOSS.SS_WEIGHT"), WEIGHT),
     }
     venue = "ECCV 2020"
     transfers = "logits, and similarities of turned images, for which an initial stage trains a head"
@@ -99,9 +102,9 @@ class SSKD(StagedDistiller):
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
         settings = cfg.SSKD
-        self.temperature, self.kd_weight = settings.TEMPERATURE, settings.LOSS.KD_WEIGHT
-        self.turned = settings.LOSS.TF_WEIGHT, settings.TF_RATIO, settings.TF_TEMPERATURE
-        self.supervised = settings.LOSS.SS_WEIGHT, settings.SS_RATIO, settings.SS_TEMPERATURE
+        self.temperature, self.kd_weight = settings.T, settings.KD_WEIGHT
+        self.turned = settings.TF_WEIGHT, settings.TF_RATIO, settings.TF_T
+        self.supervised = settings.SS_WEIGHT, settings.SS_RATIO, settings.SS_T
         widths = [find_classifier(network).in_features for network in (student, teacher)]
         self.head_student = make_head(widths[0])
         self.head_teacher = make_head(widths[1]).requires_grad_(False)
