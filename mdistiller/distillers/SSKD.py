@@ -11,7 +11,7 @@ from mdistiller.models import find_classifier
 
 from ._base import Output
 from ._common import cross_entropy, full_precision
-from ._initial import INITIAL, INITIAL_CHECKS, StagedDistiller
+from ._initial import INITIAL_CHECKS, StagedDistiller
 from .KD import kd_loss
 
 TURNS = 4  # of an image, by 90° each, the first upright
@@ -85,7 +85,7 @@ class SSKD(StagedDistiller):
         "SS_T": 0.5,
         "TF_RATIO": 1.0,
         "SS_RATIO": 0.75,
-        "INITIAL": {**INITIAL, "EPOCHS": 60, "LR_DECAY_STAGES": [30, 45]},
+        "INITIAL": {"EPOCHS": 60, "LR": 0.05, "LR_DECAY_STAGES": [30, 45]},
     }
     checks = {
         **dict.fromkeys(("CE_WEIGHT", "KD_WEIGHT", "TF_WEIGHT", "SS_WEIGHT"), WEIGHT),

@@ -121,6 +121,8 @@ def test_method_says_what_it_is(name):
 def test_methods_that_have_an_index_keep_it():
     kept = "NST PKT SP VID KDSVD DIST NKD CTKD RLD TTM WTTM WKD CATKD SIMKD SRRL OFAKD CC SEMCKD USKD".split()
     assert [DISTILLERS[name].index for name in kept] == list(range(PUBLISHED_INDICES, PUBLISHED_INDICES + len(kept)))
+    later = "AB FT FSP SSKD SRD DISTPLUS".split()
+    assert [DISTILLERS[name].index for name in later] == list(range(32, 32 + len(later)))
 
 
 def test_only_a_teacher_in_train_mode_moves():

@@ -102,7 +102,7 @@ def test_fsp_s_initial_stage_equals_its_release():
 def test_ft_equals_its_release_in_both_stages():
     entry = GOLDEN["FT"]
     student, teacher = given_maps({"students": [entry["student"]], "teachers": [entry["teacher"]], **entry})
-    distiller = build("FT", student, teacher, is_initial=True, LOSS=CFG.FT.LOSS | {"FEAT_WEIGHT": 1.0})
+    distiller = build("FT", student, teacher, is_initial=True)
     distiller.feat_weight = 1.0
     own = {name: fill_in_order(getattr(distiller, name), name) for name in ("paraphraser", "decoder", "translator")}
     _, loss = step(distiller)
