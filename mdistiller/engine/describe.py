@@ -46,7 +46,7 @@ def describe_run(
     solver, seed = cfg.SOLVER, cfg.EXPERIMENT.SEED
     joined = f"{solver.ACCUMULATE} x " if solver.ACCUMULATE > 1 else ""
     initial = initial_epochs(cfg, find_method(cfg.DISTILLER.TYPE))
-    first = f"{count(initial, 'initial epoch')}, " if initial else ""
+    first = f"{initial} + " if initial else ""
     epochs = f"{first}{count(solver.EPOCHS, 'epoch')}, batch {joined}{solver.BATCH_SIZE}"
     before = {"Data": describe_images(cfg, data), "Networks": describe_networks(cfg, networks)}
     after = {

@@ -27,7 +27,7 @@ def solver_of(cfg: CN, method: type[Distiller], is_initial: bool) -> CN:
 
 def epoch_of(number: int, is_initial: bool) -> str:
     """The epoch `number` of a stage, in words."""
-    return f"epoch {number}{' of the initial stage' if is_initial else ''}"
+    return f"{'initial ' if is_initial else ''}epoch {number}"
 
 
 def enter(

@@ -99,7 +99,7 @@ def test_name_of_a_method_in_any_case():
 
 
 def test_unknown_method_names_the_nearest_and_lists_the_valid():
-    with pytest.raises(UserError, match=r"unknown distiller 'SKDD'.*nearest: 'SKD'.*DKD, FITNET, KD"):
+    with pytest.raises(UserError, match=r"unknown distiller 'SKDD'.*nearest: 'SKD'.*DKD, FSP, FT, FITNET, KD"):
         canonical_name("SKDD")
 
 

@@ -52,10 +52,10 @@ def test_the_solver_of_an_initial_stage_is_that_of_the_run_but_for_its_own_setti
 def test_the_log_and_metrics_tell_of_the_initial_stage_first(script):
     assert train(script, "FT", "FT.INITIAL.LR", "0.02").status == 0, script.err
     lines = [line.partition(" - ")[2] for line in script.out.splitlines()]
-    assert "Training:  2 initial epochs, 1 epoch, batch 16, augmentation weak, seed" in lines
+    assert "Training:  2 + 1 epoch, batch 16, augmentation weak, seed 2021" in lines
     expected = [
-        *("Initial Stage: 1 / 2", r"Initial Loss: \d+\.\d{4}", r"Epoch 1 of the initial stage took .* left"),
-        *("Initial Stage: 2 / 2", r"Initial Loss: \d+\.\d{4}", r"Epoch 2 of the initial stage took .* left"),
+        *("Initial Stage: 1 / 2", r"Initial Loss: \d+\.\d{4}", r"Initial epoch 1 took .* left"),
+        *("Initial Stage: 2 / 2", r"Initial Loss: \d+\.\d{4}", r"Initial epoch 2 took .* left"),
         *("Epoch: 1 / 1", "Train Loss: .*", "Test Loss: .*", "Epoch 1 took .*second"),
     ]
     told = lines[lines.index("Initial Stage: 1 / 2") :]
@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_in_its_initial_stage_says_so_and_goes_on(script, 
 
     monkeypatch.setattr(trainer_module.Trainer, "train_step", stop)
     assert train(script, "FT").status == 128 + 15
-    assert "in epoch 2 of the initial stage; 2 of its 3 steps are kept in " in script.err
+    assert "in initial epoch 2; 2 of its 3 steps are kept in " in script.err
     assert script(distillation_main, "--resume").status == 0, script.err
-    assert "Resumed in epoch 2 of the initial stage after 2 of 3 steps" in script.out
+    assert "Resumed in initial epoch 2 after 2 of 3 steps =====" in script.out
     assert [row["epoch"] for row in rows_of(script)] == ["-1", "0", "1"]
