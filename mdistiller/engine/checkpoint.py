@@ -20,7 +20,7 @@ class Checkpointer:
 
     def __init__(self, log: Any, files: RunFiles):
         self.steps, self.seconds, self.files = log.SAVE_STEPS, log.SAVE_MINUTES * SECONDS, files
-        self.saved_at, self.place = time.monotonic(), (-1, -1)
+        self.saved_at, self.place = time.monotonic(), (-1, -1, -1)  # of the last state, as of `save`
 
     def maybe_save(self, trainer: Any) -> None:
         """Save where it is time to."""
@@ -30,7 +30,7 @@ class Checkpointer:
 
     def save(self, trainer: Any) -> None:
         """Save, unless that was done here already. Raises NotFinite where a loss or gradient has not been finite."""
-        place = trainer.finished, trainer.steps
+        place = trainer.initial_finished, trainer.finished, trainer.steps
         if place == self.place:
             return
         trainer.meter.check()

@@ -21,6 +21,7 @@ from .lines import LABEL, LINE, command, count, duration, fitted, shortened
 from .networks import label_of
 from .runs import BASELINE_FOLDERS, PROJECT, RunFiles, shown
 from .solver import TWO_GRADIENTS
+from .stages import initial_epochs
 
 HEAD_LINES, METHOD_LINES = 15, 2  # at most, and of them at least for the method's settings
 HIGHEST_OF_ADAMW = 0.01  # learning rate in published recipes
@@ -44,7 +45,9 @@ def describe_run(
     """
     solver, seed = cfg.SOLVER, cfg.EXPERIMENT.SEED
     joined = f"{solver.ACCUMULATE} x " if solver.ACCUMULATE > 1 else ""
-    epochs = f"{count(solver.EPOCHS, 'epoch')}, batch {joined}{solver.BATCH_SIZE}"
+    initial = initial_epochs(cfg, find_method(cfg.DISTILLER.TYPE))
+    first = f"{initial} + " if initial else ""
+    epochs = f"{first}{count(solver.EPOCHS, 'epoch')}, batch {joined}{solver.BATCH_SIZE}"
     before = {"Data": describe_images(cfg, data), "Networks": describe_networks(cfg, networks)}
     after = {
         "Optimiser": describe_optimiser(solver),
@@ -211,10 +214,10 @@ def describe_best(split: str, top1: float, epoch: int, path: Path) -> str:
     return best + shortened(shown(path), LINE - len(best))
 
 
-def describe_epoch(epoch: int, images: int, seconds: float, left: float) -> str:
-    """How fast an epoch went, and how many seconds are `left` of the run."""
+def describe_epoch(epoch: str, images: int, seconds: float, left: float) -> str:
+    """How fast `epoch`, in words, went, and how many seconds are `left` of the run."""
     rest = f"; {duration(left)} left" if left > 0 else ""
-    return f"Epoch {epoch} took {seconds:.1f} s, {images / seconds:,.0f} images a second{rest}"
+    return f"{epoch.capitalize()} took {seconds:.1f} s, {images / seconds:,.0f} images a second{rest}"
 
 
 def script_of(files: RunFiles) -> str:

@@ -20,6 +20,7 @@ from .lines import command
 from .metrics import NotFinite
 from .networks import label
 from .signals import Stopped
+from .stages import epoch_of
 from .writing import why
 
 LOST_WORKER = re.compile(
@@ -92,11 +93,11 @@ def explained(trainer: Any) -> Iterator[None]:
             raise UserError(reason) from stopped
         start = starter(trainer.processes.share)
         resume = command("Resume:", *start, script_of(trainer.files), "--resume", trainer.files.name)
-        raise Stopped(stopped.number, f" in epoch {trainer.epoch}; {kept(trainer)}", resume) from stopped
+        raise Stopped(stopped.number, f" in {trainer.where}; {kept(trainer)}", resume) from stopped
     except Exception as error:
         explanation = explain(error) or explain_training(error, trainer)
         if explanation is not None and str(explanation) == LOST:
-            explanation = UserError(f"{LOST} in epoch {trainer.epoch}; {kept(trainer)}; resume the run by --resume")
+            explanation = UserError(f"{LOST} in {trainer.where}; {kept(trainer)}; resume the run by --resume")
         if explanation is None or explanation is error:
             raise
         raise explanation from error
@@ -116,10 +117,10 @@ def explain_training(error: Exception, trainer: Any) -> UserError | None:
         what = first_term_not_finite(trainer) or f"a matrix of {type(trainer.distiller).__name__}"
     elif (strangers := strangers_of(trainer)) and (line_of(error) or not isinstance(error, OSError)):
         # raised in a file, or later by the tensors that it made
-        return UserError(f"{' or '.join(strangers)} fails in epoch {trainer.epoch}: {described(error)}")
+        return UserError(f"{' or '.join(strangers)} fails in {trainer.where}: {described(error)}")
     else:
         return None
-    stopped = f"{what} is not finite in epoch {trainer.epoch}, training stopped"
+    stopped = f"{what} is not finite in {trainer.where}, training stopped"
     return UserError(f"{stopped}; {kept(trainer)}; try a lower SOLVER.LR")
 
 
@@ -140,10 +141,12 @@ def strangers_of(trainer: Any) -> list[str]:
 
 def kept(trainer: Any) -> str:
     """What a run that stops has saved, in words."""
-    finished, steps = trainer.checkpointer.place
+    initial, finished, steps = trainer.checkpointer.place
     if steps > 0:
         return f"{steps} of its {len(trainer.data.train)} steps are kept in {trainer.files.last}"
-    return f"epoch {finished} is kept in {trainer.files.last}" if finished > 0 else "no epoch was finished"
+    if finished > 0 or initial > 0:
+        return f"{epoch_of(finished or initial, not finished)} is kept in {trainer.files.last}"
+    return "no epoch was finished"
 
 
 def first_term_not_finite(trainer: Any) -> str | None:

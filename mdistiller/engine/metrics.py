@@ -89,6 +89,15 @@ class NotFinite(ArithmeticError):
     """What training cannot go on from; the message names it, its step and the largest logit then."""
 
 
+def require_finite(student: nn.Module, judged: Result) -> None:
+    """Raise NotFinite where a loss that is not finite comes from weights that no training mends."""
+    if math.isfinite(judged.loss):
+        return
+    for name, values in student.state_dict().items():
+        if not values.isfinite().all():
+            raise NotFinite(f"the student's {name}")
+
+
 class Meter:
     """Sums of losses and hits over an epoch, kept on `device` until they are read.
 

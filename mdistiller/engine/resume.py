@@ -95,7 +95,7 @@ class SavedRun:
 
     def describe(self, trainer: Any) -> list[str]:
         """What the log is told where the run goes on."""
-        where = f"epoch {trainer.epoch} after {trainer.steps} of {len(trainer.data.train)} steps"
+        where = f"{trainer.where} after {trainer.steps} of {len(trainer.data.train)} steps"
         lines = [f"===== Logging Session Resumed in {where} ====="]
         if self.note:
             lines.append(self.note)

@@ -123,7 +123,7 @@ class RunLog:
                 self.write_rows()
             else:
                 files.metrics.unlink(missing_ok=True)
-            self.events = EventFile(files.folder, first_step=len(self.rows) + 1)
+            self.events = EventFile(files.folder, first_step=self.rows[-1]["epoch"] + 1 if self.rows else 1)
             self.events.add_settings(config_text, judged_on)
         link_runs(files.log.parents[1])
 
@@ -162,7 +162,7 @@ class RunLog:
         scalars = {tag_of(name, self.judged_on): value for name, value in known.items() if name != "epoch"}
         self.scalars(scalars, row["epoch"])
         if self.wandb:
-            self.wandb.log(known, step=row["epoch"])
+            self.wandb.log(known, step=len(self.rows))
 
     def scalars(self, values: dict[str, float], epoch: int) -> None:
         """Show numbers, by their tags, in TensorBoard."""

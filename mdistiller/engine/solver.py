@@ -26,6 +26,16 @@ def learning_rate(solver: Any, epoch: int) -> float:
     return solver.LR * solver.LR_DECAY_RATE ** sum(epoch > stage for stage in solver.LR_DECAY_STAGES)
 
 
+def initial_solver(solver: Any, initial: Any) -> Any:
+    """`solver` as it is in the initial stage of a method, by its section INITIAL, whose LR 0 is that of SOLVER."""
+    own = solver.clone()
+    own.defrost()
+    own.EPOCHS, own.LR, own.LR_DECAY_STAGES = initial.EPOCHS, initial.LR or solver.LR, initial.LR_DECAY_STAGES
+    own.SCHEDULER, own.WARMUP_EPOCHS, own.TRAINER = "step", 0, "base"
+    own.freeze()
+    return own
+
+
 def check_solver(solver: Any) -> None:
     """Raise UserError for settings that cannot be together, or of which one takes the effect from another."""
     if solver.TRAINER in TWO_GRADIENTS:

@@ -12,25 +12,29 @@ from mdistiller.distillers import Distiller
 from mdistiller.errors import UserError
 
 from .checkpoint import Checkpointer
-from .describe import describe_best, describe_epoch
+from .describe import describe_best
 from .distributed import ONE, Processes
 from .freezing import set_train_mode
-from .metrics import Meter, NotFinite, Progress, Result, evaluate
-from .optim import WeightAverage, build_minimiser
-from .precision import Precision, gradient_scaler, set_backends
-from .runlog import COLUMNS, QuietLog, RunLog
+from .metrics import Meter, Progress, Result, evaluate, require_finite
+from .optim import WeightAverage
+from .precision import Precision, set_backends
+from .report import report
+from .runlog import QuietLog, RunLog
 from .runs import RunFiles, save_best
 from .seeds import generators_state, set_generators_state
 from .signals import Stopped, held
 from .solver import learning_rate
+from .stages import enter, epoch_of, initial_epochs, solver_of
 from .weights import load_weights
 
 
 class Trainer:
     """Trains a distiller's student on `data.train`, evaluates it each epoch, keeps the best.
 
+    A method's initial stage comes first, by a solver of its own; no student is evaluated in it.
     meta: what a weight file tells of its run, to which each epoch's results are added.
-    finished: epochs that are behind; steps: those of the epoch that runs.
+    finished, initial_finished: the student's epochs that are behind, and those of the initial stage; steps: those of
+    the epoch that runs.
     """
 
     def __init__(
@@ -46,24 +50,38 @@ class Trainer:
         self.cfg, self.distiller, self.data, self.files, self.log, self.meta = cfg, distiller, data, files, log, meta
         self.device, self.processes = data.train.device, processes
         self.precision = Precision(cfg.SOLVER, self.device)
-        scaler = gradient_scaler(cfg.SOLVER, self.device)
-        self.optimizer = build_minimiser(cfg.SOLVER, distiller.get_learnable_parameters(), scaler)
-        is_plain = self.optimizer.passes == 1 and not distiller.takes_new_sections
-        self.model = processes.wrap(distiller, is_plain)
-        self.optimizer.average = None if is_plain else processes.average
+        self.initial_epochs = initial_epochs(cfg, type(distiller))
+        self.finished = self.initial_finished = self.best_epoch = 0
+        self.enter_stage()
         self.average = WeightAverage(distiller.student, cfg.SOLVER.EMA) if cfg.SOLVER.EMA else None
         self.checkpointer = Checkpointer(cfg.LOG, files)
         self.meter = Meter(self.device, processes)
         self.split = "validation" if data.val else "test"
-        self.finished = self.best_epoch = 0
         self.kept: str | None = None  # why the best has not the published name
         self.best = Result(math.inf, -math.inf, -math.inf, 0)
         self.seconds = {"epoch": 0.0, "run": 0.0}  # of training in this epoch, of all
         self.untold: dict[str, Any] | None = None  # a finished epoch's report, until the log has it
 
+    def enter_stage(self) -> None:
+        """Take up what the next epoch trains, by an optimiser of its own."""
+        self.is_initial = self.initial_finished < self.initial_epochs
+        self.title = "Initial Stage" if self.is_initial else "Epoch"
+        self.solver = solver_of(self.cfg, type(self.distiller), self.is_initial)
+        self.optimizer, self.model = enter(self.distiller, self.solver, self.is_initial, self.device, self.processes)
+
     @property
     def epoch(self) -> int:
-        return self.finished + 1
+        """The one that runs, counted from 1 in its stage."""
+        return (self.initial_finished if self.is_initial else self.finished) + 1
+
+    @property
+    def behind(self) -> int:
+        """Epochs of both stages."""
+        return self.initial_finished + self.finished
+
+    @property
+    def where(self) -> str:
+        return epoch_of(self.epoch, self.is_initial)
 
     @property
     def student(self) -> nn.Module:
@@ -87,7 +105,7 @@ class Trainer:
                 self.tell()
             while self.finished < self.cfg.SOLVER.EPOCHS:
                 if self.steps == 0:
-                    self.log.line(f"Epoch: {self.epoch} / {self.cfg.SOLVER.EPOCHS}")
+                    self.log.line(f"{self.title}: {self.epoch} / {self.solver.EPOCHS}")
                 self.train_epoch()
                 self.judge_epoch()
         except Stopped:  # which comes between steps
@@ -97,10 +115,10 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """What is left of one pass over the training set."""
-        self.optimizer.lr = learning_rate(self.cfg.SOLVER, self.epoch)
+        self.optimizer.lr = learning_rate(self.solver, self.epoch)
         set_train_mode(self.distiller, self.cfg)
-        self.data.train.load_state_dict({"epoch": self.finished, "batch": self.steps})
-        title = f"Epoch {self.epoch}/{self.cfg.SOLVER.EPOCHS}"
+        self.data.train.load_state_dict({"epoch": self.behind, "batch": self.steps})
+        title = f"{self.title} {self.epoch}/{self.solver.EPOCHS}"
         with Progress(self.meter, title, self.data.train.num_images_per_epoch, self.processes.is_first) as progress:
             started = time.monotonic()
             for batch in self.data.train:
@@ -112,7 +130,7 @@ class Trainer:
 
     def train_step(self, batch: dict[str, Any]) -> None:
         """Forward, losses, backward, step."""
-        self.processes.begin(self.data.train, self.steps, self.cfg.EXPERIMENT.SEED, self.finished)
+        self.processes.begin(self.data.train, self.steps, self.cfg.EXPERIMENT.SEED, self.behind)
         buffers = [buffer.clone() for buffer in self.distiller.buffers()] if self.optimizer.skips else []
         with self.precision:
             logits, losses = self.model(**batch, epoch=self.epoch)
@@ -123,7 +141,7 @@ class Trainer:
             return
         gradient_norm = self.optimizer.step()
         if gradient_norm is not None:
-            if self.average:
+            if self.average and not self.is_initial:
                 self.average.update_parameters(self.distiller.student)
             self.meter.update(losses, logits, batch["target"], gradient_norm)
         else:
@@ -138,52 +156,31 @@ class Trainer:
         self.processes.copy(self.distiller.buffers())  # each has the statistics of its own part of the batches
         if self.average:
             self.processes.copy(self.average.buffers())
-        judged = evaluate(self.student, self.data.val or self.data.test, processes=self.processes)
-        self.check(judged)
+        judged = None
+        if not self.is_initial:
+            judged = evaluate(self.student, self.data.val or self.data.test, processes=self.processes)
+            require_finite(self.student, judged)
         self.count_seconds(started, "run")
         with held():
-            if math.isfinite(judged.loss) and judged.top1 > self.best.top1:
+            if judged and math.isfinite(judged.loss) and judged.top1 > self.best.top1:
                 self.best, self.best_epoch = judged, self.epoch
-            self.untold = {
-                "train": asdict(train),
-                "terms": terms,
-                "judged": asdict(judged),
-                "seconds": self.seconds["epoch"],
-            }
-            self.finished += 1
+            result, seconds = judged and asdict(judged), self.seconds["epoch"]
+            self.untold = {"train": asdict(train), "terms": terms, "judged": result, "seconds": seconds}
+            self.finished += not self.is_initial
+            self.initial_finished += self.is_initial
+            if self.is_initial and self.initial_finished == self.initial_epochs:
+                self.enter_stage()
             self.meter, self.seconds["epoch"] = Meter(self.device, self.processes), 0.0
-            if self.best_epoch == self.finished and self.processes.is_first:
+            if judged and self.best_epoch == self.finished and self.processes.is_first:
                 self.kept = save_best(self.files, {"model": self.student.state_dict(), "meta": self.about()})
             self.checkpointer.save(self)  # before the log, which may have no room
             self.tell()
 
-    def check(self, judged: Result) -> None:
-        """Raise NotFinite where a loss that is not finite comes from weights that no training mends."""
-        if math.isfinite(judged.loss):
-            return
-        for name, values in self.student.state_dict().items():
-            if not values.isfinite().all():
-                raise NotFinite(f"the student's {name}")
-
     def tell(self) -> None:
         """Tell the log what the epoch before reached, where it does not know yet."""
-        if self.untold is None:
-            return
         untold, self.untold = self.untold, None
-        train, judged, seconds = Result(**untold["train"]), Result(**untold["judged"]), untold["seconds"]
-        self.log.line(f"Train {train}")
-        self.log.line(f"{self.split.capitalize()} {judged}")
-        if not math.isfinite(judged.loss):
-            self.log.line(f"Warning: the {self.split} loss is not finite, so that this epoch cannot be the best")
-        speed = {"images_per_second": train.images / seconds, "seconds": seconds}
-        tops = {"teacher_top1": self.meta.get("teacher_top1"), "best_top1": self.best.top1 if self.best_epoch else None}
-        lr = learning_rate(self.cfg.SOLVER, self.finished)
-        row = {"epoch": self.finished, "lr": lr, **train.row("train"), **judged.row(self.split)}
-        known, terms = {**dict.fromkeys(COLUMNS), **row, **speed, **tops}, untold["terms"]
-        # A user's distiller file may call a term as a column is called.
-        self.log.epoch(known | {f"loss_{name}" if name in known else name: value for name, value in terms.items()})
-        left = self.seconds["run"] / self.finished * (self.cfg.SOLVER.EPOCHS - self.finished)
-        self.log.line(describe_epoch(self.finished, train.images, seconds, left))
+        if untold is not None:
+            report(self, untold)
 
     def end(self) -> Result:
         """The log's last lines."""
@@ -219,7 +216,7 @@ class Trainer:
 
     def about(self) -> dict[str, Any]:
         """What a weight file tells of the student as it is."""
-        judged = self.untold["judged"] if self.untold else {}
+        judged = (self.untold and self.untold["judged"]) or {}
         return self.meta | {"epoch": self.finished} | {key: value for key, value in judged.items() if key != "images"}
 
     def state_dict(self) -> dict[str, Any]:
@@ -227,6 +224,7 @@ class Trainer:
         left_out = "teacher." if self.distiller.teacher_is_constant else ()
         return {
             "finished": self.finished,
+            "initial_finished": self.initial_finished,
             "best": {"epoch": self.best_epoch, **asdict(self.best)},
             "kept": self.kept,
             "distiller": {k: v for k, v in self.distiller.state_dict().items() if not k.startswith(left_out)},
@@ -242,6 +240,9 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict` of a run with the same config, data and teacher."""
         self.finished, self.kept, self.untold = state["finished"], state["kept"], state["untold"]
+        self.initial_finished = state.get("initial_finished", 0)  # of a version without such stages
+        if self.is_initial and self.initial_finished == self.initial_epochs:
+            self.enter_stage()
         best = dict(state["best"])
         self.best_epoch, self.best = best.pop("epoch"), Result(**best)
         kept = self.distiller.state_dict()

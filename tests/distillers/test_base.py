@@ -99,7 +99,7 @@ def test_name_of_a_method_in_any_case():
 
 
 def test_unknown_method_names_the_nearest_and_lists_the_valid():
-    with pytest.raises(UserError, match=r"unknown distiller 'SKDD'.*nearest: 'SKD'.*DKD, DEIT, FITNET, KD"):
+    with pytest.raises(UserError, match=r"unknown distiller 'SKDD'.*nearest: 'SKD'.*DKD, DEIT, FSP, FT, FITNET, KD"):
         canonical_name("SKDD")
 
 
@@ -119,7 +119,7 @@ def test_method_says_what_it_is(name):
 
 
 def test_methods_that_have_an_index_keep_it():
-    kept = "NST PKT SP VID KDSVD DIST NKD CTKD RLD TTM WTTM WKD CATKD SIMKD SRRL OFAKD CC SEMCKD USKD DEIT".split()
+    kept = "NST PKT SP VID KDSVD DIST NKD CTKD RLD TTM WTTM WKD CATKD SIMKD SRRL OFAKD CC SEMCKD USKD DEIT AB FT FSP SSKD SRD DISTPLUS".split()
     assert [DISTILLERS[name].index for name in kept] == list(range(PUBLISHED_INDICES, PUBLISHED_INDICES + len(kept)))
 
 

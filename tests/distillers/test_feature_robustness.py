@@ -14,8 +14,12 @@ from mdistiller.models import build_model
 METHODS = [
     *("OFD", "REVIEWKD", "AT", "NST", "PKT", "SP", "KDSVD", "FITNET", "SDD", "RKD", "CRD", "VID"),
     *("WKD", "CATKD", "SIMKD", "SRRL", "OFAKD", "CC", "SEMCKD", "USKD"),
+    *("AB", "FT", "FSP", "SSKD", "SRD", "DISTPLUS"),
 ]
-WITH_PARAMETERS = ["OFD", "REVIEWKD", "FITNET", "CRD", "VID", "WKD", "SIMKD", "SRRL", "OFAKD", "CC", "SEMCKD", "USKD"]
+WITH_PARAMETERS = [
+    *("OFD", "REVIEWKD", "FITNET", "CRD", "VID", "WKD", "SIMKD", "SRRL", "OFAKD", "CC", "SEMCKD", "USKD"),
+    *("FT", "SSKD", "SRD", "DISTPLUS"),
+]
 PAIRS = [("resnet8", "resnet14"), ("MobileNetV2", "vgg8"), ("vgg8", "MobileNetV2"), ("resnet8", "MobileNetV2")]
 
 

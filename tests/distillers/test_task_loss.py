@@ -21,6 +21,7 @@ def losses_of(name, batch, smoothing=0.0, views=1):
     """The student's logits and the losses by name, the same networks and draws each time."""
     cfg = CFG.clone()
     cfg.SOLVER.LABEL_SMOOTHING, cfg.CRD.NCE.K, cfg.MLKD.VIEWS = smoothing, 4, views
+    cfg.SSKD.TF_RATIO = 0.5  # of all images, the class of none counts
     cfg.DATASET.AUGMENT = "two-view" if views == 2 else "weak"
     torch.manual_seed(0)
     student, teacher = (build_model("cifar100", network, 10) for network in ("resnet8", "resnet14"))

@@ -234,8 +234,11 @@ def test_durations_are_read_at_a_glance(seconds, text):
 
 
 def test_an_epoch_tells_its_speed_and_what_is_left():
-    assert describe.describe_epoch(3, 50_000, 12.3, 2940) == "Epoch 3 took 12.3 s, 4,065 images a second; 49 min left"
-    assert describe.describe_epoch(240, 100, 0.5, 0) == "Epoch 240 took 0.5 s, 200 images a second"
+    assert (
+        describe.describe_epoch("epoch 3", 50_000, 12.3, 2940)
+        == "Epoch 3 took 12.3 s, 4,065 images a second; 49 min left"
+    )
+    assert describe.describe_epoch("epoch 240", 100, 0.5, 0) == "Epoch 240 took 0.5 s, 200 images a second"
 
 
 def test_paths_below_the_working_directory_are_relative():

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mdistiller.dataset import Data, Loader
 from mdistiller.dataset.loaders import AUGMENTATIONS
 from mdistiller.distillers import DISTILLERS
+from mdistiller.distillers._initial import StagedDistiller
 from mdistiller.engine.cfg import CFG
 from mdistiller.engine.metrics import Meter
 from mdistiller.engine.run import assemble
@@ -46,8 +47,13 @@ class Reads(TorchDispatchMode):
         return result
 
 
-def trainer_of(method, augment="weak"):
+STAGED = [name for name, method in DISTILLERS.items() if issubclass(method, StagedDistiller)]
+
+
+def trainer_of(method, augment="weak", initial_epochs=0):
     cfg = CFG.clone()
+    if method in STAGED:
+        cfg[method].INITIAL.EPOCHS = initial_epochs
     cfg.DISTILLER.TYPE, cfg.CRD.NCE.K = method, 4
     torch.manual_seed(0)
     student, teacher = (build_model("cifar100", name, CLASSES) for name in ("resnet8", "resnet14"))
@@ -58,9 +64,11 @@ def trainer_of(method, augment="weak"):
     return Trainer(cfg, distiller.train(), data, None, None, {})
 
 
-@pytest.mark.parametrize("method", DISTILLERS)
-def test_a_step_reads_no_value_back(method):
-    trainer = trainer_of(method, "two-view" if method == "MLKD" else "weak")
+@pytest.mark.parametrize(
+    ("method", "initial_epochs"), [*((name, 0) for name in DISTILLERS), *((name, 1) for name in STAGED)]
+)
+def test_a_step_reads_no_value_back(method, initial_epochs):
+    trainer = trainer_of(method, "two-view" if method == "MLKD" else "weak", initial_epochs)
     batches, meter = list(trainer.data.train), Meter()
     with Reads() as reads:
         for batch in batches:

@@ -20,10 +20,10 @@ from mdistiller.errors import UserError
 def trainer(tmp_path):
     files, solver = SimpleNamespace(last=tmp_path / "last.pth"), SimpleNamespace(BATCH_SIZE=7)
     cfg = SimpleNamespace(SOLVER=solver)
-    checkpointer = SimpleNamespace(place=(2, 0))
+    checkpointer = SimpleNamespace(place=(0, 2, 0))
     data = SimpleNamespace(train=SimpleNamespace(num_images_per_epoch=1))
     return SimpleNamespace(
-        epoch=3,
+        where="epoch 3",
         checkpointer=checkpointer,
         files=files,
         cfg=cfg,

@@ -105,6 +105,34 @@ def semckd(weight):
     return weights("SEMCKD", CE=1, KD=1, FEAT=weight) | {"SEMCKD.TEMPERATURE": 4, "SEMCKD.SOFTNESS": 1}
 
 
+def initial(section, epochs, lr, stages=()):
+    values = {"EPOCHS": epochs, "LR": lr, "LR_DECAY_STAGES": list(stages)}
+    return {f"{section}.INITIAL.{key}": value for key, value in values.items()}
+
+
+def begun(section, epochs=30, lr=0.0):
+    return weights(section, CE=1) | initial(section, epochs, lr)
+
+
+def ft(weight, epochs=30, lr=0.01):
+    return feature("FT", weight) | initial("FT", epochs, lr) | {"FT.RATIO": 0.5}
+
+
+def sskd(ce, epochs, lr, stages):
+    names = ("CE_WEIGHT", "KD_WEIGHT", "TF_WEIGHT", "SS_WEIGHT", "T", "TF_T", "SS_T", "TF_RATIO", "SS_RATIO")
+    values = zip(names, (ce, 0.9, 2.7, 10, 4, 4, 0.5, 1, 0.75), strict=True)
+    return {f"SSKD.{name}": value for name, value in values} | initial("SSKD", epochs, lr, stages)
+
+
+def srd():
+    return weights("SRD", CE=1, FEAT=2, KD=1) | {"SRD.EXPONENT": 4, "SRD.TEMPERATURE": 1}
+
+
+def dist_plus():
+    values = {"BETA": 2, "GAMMA": 2, "IOTA": 1, "KAPPA": 1, "T": 1, "FORM": "released"}
+    return weights("DISTPLUS", CE=1, KD=2) | {f"DISTPLUS.{key}": value for key, value in values.items()}
+
+
 def uskd(alpha, beta, mu):
     return {"USKD.CE_WEIGHT": 1.0, "USKD.ALPHA": alpha, "USKD.BETA": beta, "USKD.MU": mu}
 
@@ -259,6 +287,13 @@ CIFAR100 = {
     **of_students("OFAKD", weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1}),
     **of_students("CC", feature("CC", 0.02) | {"CC.DIM": 128}),
     **of_students("SemCKD", semckd(400)),
+    **of_students("AB", begun("AB") | {"AB.MARGIN": 1}),
+    **of_students("FT", ft(200)),
+    "FT-vgg8": mdistiller(0.05) | ft(200, lr=0.05),
+    **of_students("FSP", begun("FSP")),
+    **of_students("SSKD", sskd(0.1, 60, 0.05, [30, 45])),
+    **of_students("SRD", srd()),
+    **of_students("DISTPlus", dist_plus()),
     "CTKD_standardised": mdistiller(0.05) | ctkd(0.1, 9, 10, True),
     **{f"CTKD_standardised-{student}": mdistiller(0.01) | ctkd(0.1, 9, 10, True) for student in MOBILE},
 }
@@ -315,7 +350,14 @@ OF_IMAGENET = {
     "OFAKD": imagenet(512, 0.1) | weights("OFAKD", CE=1, FEAT=1, KD=1) | {"OFAKD.EPS": 1.5},
     "SemCKD": recipe(256, 90, 0.1, [30, 60], weight_decay=1e-4) | semckd(50),
     "USKD": imagenet(256, 0.1) | uskd(1, 0.1, 0.005),
+    # torchdistill
+    "FT": recipe(256, 90, 0.1, [30, 60], weight_decay=1e-4) | ft(1000, epochs=1),
+    "SSKD": recipe(256, 100, 0.1, [30, 60, 90]) | sskd(1, 30, 0.1, [10, 20]),
+    "SRD": imagenet(256, 0.1) | srd(),
+    "DISTPlus": imagenet(256, 0.1) | dist_plus(),
     # No release trains them on ImageNet
+    "AB": imagenet(512, 0.2) | begun("AB") | {"AB.MARGIN": 1},
+    "FSP": imagenet(512, 0.2) | begun("FSP"),
     "CC": imagenet(512, 0.2) | feature("CC", 0.02) | {"CC.DIM": 128},
     "TTM": imagenet(512, 0.2) | ttm("TTM", 0.1, 45),
     "WTTM": imagenet(512, 0.2) | ttm("WTTM", 0.2, 4),

@@ -22,6 +22,8 @@ from tests.engine.processes import launcher, relational, steps
 CASES = [
     *(name for name in DISTILLERS if name != "SEMCKD"),
     "SEMCKD SEMCKD.LOSS.FEAT_WEIGHT=1.0",  # with the release's weight these untrained networks diverge
+    "FT FT.INITIAL.EPOCHS=0",  # by itself it begins with its initial stage
+    "SSKD SSKD.INITIAL.EPOCHS=0",
     f"{relational.__file__}:Relational",
     f"{relational.__file__}:Local",
     f"{relational.__file__}:Views",

@@ -51,6 +51,7 @@ CASES = {
         CIFAR100,
         [*PAIR, "--distiller", "SKD", *SYNTHETIC, "SOLVER.TRAINER", "dot", "SOLVER.ACCUMULATE", "3"],
     ),
+    "initial": (CIFAR100, [*PAIR, "--distiller", "FT", *SYNTHETIC, "FT.INITIAL.EPOCHS", "2", "SOLVER.EMA", "0.7"]),
     "files": (IMAGENET, ["--distiller", "KD", *PHOTOGRAPHS]),
     "torchvision": (CIFAR100, [*OTHERS[0], "--distiller", "RKD", *SYNTHETIC]),
     "timm": (CIFAR100, [*OTHERS[1], "--distiller", "FitNet", *SYNTHETIC, "FITNET.HINT_LAYER", "1"]),
@@ -117,7 +118,7 @@ class Runs:
                 for row in csv.DictReader(file)
             ]
         lines = [line.partition(" - ")[2] for line in log.read_text().splitlines()]
-        numbers = [line for line in lines if re.match(r"(Epoch: |Train |Test |Best )", line)]
+        numbers = [line for line in lines if re.match(r"(Epoch: |Initial |Train |Test |Best )", line)]
         numbers = [re.sub(r", \S*best.pth", "", line) for line in numbers]
         return {
             "student": state["model"],
