@@ -12,7 +12,8 @@ from mdistiller.dataset.images import ImageSet, resize_images
 from mdistiller.dataset.loaders import AUGMENTATIONS, BatchSource, Loader
 from mdistiller.dataset.memory import available_memory
 from mdistiller.dataset.mixing import Extras
-from mdistiller.dataset.sources import DATASETS, Source, fill_defaults
+from mdistiller.dataset.noise import with_label_noise
+from mdistiller.dataset.sources import DATASETS, Source, fill_defaults, is_of_photographs
 from mdistiller.dataset.streaming import FileLoader
 from mdistiller.dataset.tuples import get_dataset
 from mdistiller.dataset.validation import hold_out
@@ -36,6 +37,7 @@ __all__ = [
 
 SHARE_OF_MEMORY = 0.5  # that a data set may take
 MISSING_BY_MISTAKE = 10  # classes: ImageNet with up to so many fewer is taken for incomplete
+PHOTOGRAPHS_POSTERIZE = 4, 8  # bits that are kept, at least and at most
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def build_data(
     cfg: its DATASET as `fill_defaults` leaves it; it is not changed. splits: "train", "test" or both; only these are
     read, so that testing needs no training images. memory_format: of the batches' images.
     With "train" comes validation, where there is any: DATASET.VAL_FRACTION of the training images, held out by `seed`,
-    or `val` of a folder that has `test` as well.
+    or `val` of data that has `test` as well. DATASET.LABEL_NOISE makes labels of the other training images wrong.
     The training loader shuffles, and augments as DATASET.AUGMENT says, by `seed`; the others do neither.
     share: of several processes, as `BatchSource` takes it. hold: whether sets that may be held in memory are; None:
     where they fit.
@@ -91,10 +93,12 @@ def build_data(
     found = _find(dataset, splits)
     fingerprints = {split: fingerprint(image_set) for split, image_set in found.items()}
     sets, note = _hold_all(found, dataset, device, share.on_machine, hold)
-    val_from = "val/" if "val" in sets else ""
+    val_from = DATASETS[dataset.TYPE].own_val if "val" in sets else ""
     if "train" in sets and dataset.VAL_FRACTION:
         sets["train"], sets["val"] = hold_out(sets["train"], dataset.VAL_FRACTION, seed)
         val_from = f"{dataset.VAL_FRACTION * 100:g} % of the training images"
+    if "train" in sets and dataset.LABEL_NOISE:
+        sets["train"] = with_label_noise(sets["train"], dataset.LABEL_NOISE, seed)
     sets = {split: image_set.to(device) for split, image_set in sets.items()}
     options = {"memory_format": memory_format, "share": share}
     train, test, val = (_loader(sets, split, cfg, seed, **options) for split in ("train", "test", "val"))
@@ -121,8 +125,8 @@ def _find(dataset, splits):
     found = {split: image_set for split in splits if (image_set := source.find(dataset, split)) is not None}
     if "val" in found and dataset.VAL_FRACTION:
         raise UserError(
-            f"DATASET.VAL_FRACTION {dataset.VAL_FRACTION:g} and {dataset.ROOT}/val, beside test, are two validation "
-            "sets; type DATASET.VAL_FRACTION 0, or move that folder away"
+            f"DATASET.VAL_FRACTION {dataset.VAL_FRACTION:g} and the {source.own_val} of {dataset.ROOT}, beside test, "
+            "are two validation sets; type DATASET.VAL_FRACTION 0, or take that away"
         )
     if "train" in found:
         for split, image_set in found.items():
@@ -137,8 +141,7 @@ def _hold_all(found, dataset, device, copies, hold):
 
     copies: of the sets in the memory of this machine, one a process.
     """
-    source = DATASETS[dataset.TYPE]
-    if source.stays_in_files or all(_has_size(image_set, dataset.IMAGE_SIZE) for image_set in found.values()):
+    if is_of_photographs(dataset) or all(_has_size(image_set, dataset.IMAGE_SIZE) for image_set in found.values()):
         return found, ""
     size, available = sum(map(len, found.values())) * 3 * dataset.IMAGE_SIZE**2, available_memory(device)
     size *= copies if torch.device(device).type == "cpu" else 1
@@ -185,7 +188,9 @@ def _loader(sets, split, cfg, seed, **options):
     if split not in sets:
         return None
     dataset, source, batch_size = cfg.DATASET, DATASETS[cfg.DATASET.TYPE], cfg.DATASET.TEST.BATCH_SIZE
-    options |= {"weak_view": source.weak_view, "posterize_bits": source.posterize_bits}
+    options["weak_view"] = source.weak_view
+    if is_of_photographs(dataset):
+        options["posterize_bits"] = PHOTOGRAPHS_POSTERIZE
     if split == "train":
         extras = Extras(dataset.RANDAUGMENT, dataset.ERASING, dataset.MIXUP, dataset.CUTMIX)
         options |= {"augment": dataset.AUGMENT, "shuffle": True, "seed": seed, "extras": extras}
@@ -193,4 +198,4 @@ def _loader(sets, split, cfg, seed, **options):
     of_all = sets[split], batch_size, tuple(dataset.MEAN), tuple(dataset.STD)
     if isinstance(sets[split], ImageSet):
         return Loader(*of_all, **options)
-    return FileLoader(*of_all, dataset.IMAGE_SIZE, dataset.NUM_WORKERS, small=not source.stays_in_files, **options)
+    return FileLoader(*of_all, dataset.IMAGE_SIZE, dataset.NUM_WORKERS, small=not is_of_photographs(dataset), **options)

@@ -21,9 +21,9 @@ from .demo import run_demo
 from .describe import print_commands
 from .distributed import join
 from .ending import end, open_streams, tell
-from .evaluate import Evaluator, WeightFile, find_weights, weight_file
+from .evaluate import PLACES, Evaluator, WeightFile, find_weights, weight_file
 from .flags import Parser, TrainingParser
-from .index import BENCHMARKS, Benchmark
+from .index import BENCHMARKS, Benchmark, benchmark_of
 from .launch import Launch, select_device
 from .lines import count
 from .listing import print_config, print_names
@@ -212,8 +212,8 @@ def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evalu
         tell(f"{count(left_out, 'file')} of other images left out")
     if not files:
         kind = flags.dataset or "synthetic"
-        folder = BENCHMARKS[kind if kind in BENCHMARKS else "cifar100"].folder
-        root = " DATASET.ROOT FOLDER" if kind == "folder" else ""
+        folder = benchmark_of(kind).folder
+        root = f" DATASET.ROOT {PLACES[kind]}" if kind in PLACES else ""
         example = {"synthetic": " --demo"}.get(kind, "" if kind in BENCHMARKS else f" DATASET.TYPE {kind}{root}")
         on = f" on {flags.dataset}" if flags.dataset else ""
         if others := sorted({file.dataset for file in find_weights(project)}):

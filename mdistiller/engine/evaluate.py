@@ -21,7 +21,7 @@ from mdistiller.models.others import is_other
 from . import bounds
 from . import cfg as config
 from .effects import check_evaluation
-from .index import BENCHMARKS, CIFAR100
+from .index import BENCHMARKS, benchmark_of
 from .metrics import Result, evaluate
 from .networks import NO_ARGUMENTS, arguments_in, arguments_of, label, no_larger_than, plain_arguments
 from .runs import BASELINE_FOLDERS, BEST, STATES, published_names, saved_config, student_weights
@@ -31,6 +31,7 @@ from .weights import check_scores, load_weights, read_meta, read_weights, rows_o
 # What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
 SAID = {"DATASET": ("IMAGE_SIZE", "MEAN", "STD", "NUM_CLASSES", "SYNTHETIC"), "EXPERIMENT": ("SEED",)}
 ROOM = 10**7  # parameters of a network of others beyond the bytes of its weights, for classes of the data
+PLACES = {"folder": "FOLDER", "csv": "FILE.csv"}  # of data that is nowhere by default
 WHICH_IMAGES = {"DATASET.ROOT", "DATASET.SYNTHETIC.SEED", "DATASET.SYNTHETIC.TEST_IMAGES"}
 MOST = {
     "DATASET.IMAGE_SIZE": Check(lambda side: side <= 2048, "a side of at most 2048 pixels"),
@@ -146,10 +147,10 @@ class Evaluator:
             require_all({key: check for key, check in MOST.items() if key not in self.pairs[::2]}, cfg)
         except UserError as error:
             raise UserError(f"the meta of {file.path} is not used: {error}, or the same key typed by you") from error
-        if cfg.DATASET.TYPE == "folder" and not cfg.DATASET.ROOT:
-            theirs = self._config_in(file).get("DATASET")
+        if cfg.DATASET.TYPE in PLACES and not cfg.DATASET.ROOT:
+            theirs, place = self._config_in(file).get("DATASET"), PLACES[cfg.DATASET.TYPE]
             was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
-            raise UserError(f"{file.path} is of a folder of images; type DATASET.ROOT FOLDER to test it on one{was}")
+            raise UserError(f"{file.path} is of images of your own; type DATASET.ROOT {place} to test it on some{was}")
         fill_defaults(cfg.DATASET)
         bounds.check(cfg, self.plain)
         return cfg
@@ -204,7 +205,7 @@ class Evaluator:
     def evaluate(self, file: WeightFile, title: str, per_class: bool = False) -> Evaluation:
         """What `file` reaches. title: of the progress bar; per_class: count what is taken for what."""
         path, meta, cfg = file.path, file.meta, self.config_of(file)
-        models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
+        models = meta.get("models", benchmark_of(cfg.DATASET.TYPE).models_for(cfg.DATASET.TYPE))
         name = self.network or meta.get("network") or name_in_file(path, models)
         if name is None:
             read_meta(path)  # which says why, where nothing can be read
