@@ -70,7 +70,7 @@ def _find(path, split):
 
 def _check_file(path, row):
     file = path.parent / row.file
-    if file.is_file():
+    if os.path.isfile(file):
         return
     try:
         open_regular(file).close()
@@ -106,7 +106,7 @@ def _rows(path: Path) -> Iterator[Row]:
                 f"{path.parent}"
             )
         if (first := line_of.setdefault(file, line)) != line:
-            raise UserError(f"{where} names {file:.{SHOWN}}, as line {first} does; keep one of the two lines")
+            raise UserError(f"{where} names {of['file']:.{SHOWN}}, as line {first} does; keep one of the two lines")
         yield Row(line, file, label, split)
     if not line_of:
         raise UserError(f"{path} lists no images; expected a line of {','.join(header)} for each")

@@ -3,6 +3,8 @@
 import contextlib
 import importlib.util
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from mdistiller.errors import UserError, printable
 from mdistiller.files import open_regular
 
 MAX_BYTES = 2**34  # of one of the files; the largest archive, Country211's, has 11 billion
+PATIENCE = 60.0  # seconds, with a server that says nothing
 
 
 def read_torchvision(name: str, root: str | os.PathLike[str], split: str) -> ImageSet | ImageFiles | None:
@@ -34,13 +37,25 @@ def read_torchvision(name: str, root: str | os.PathLike[str], split: str) -> Ima
     try:
         from torchvision import datasets  # torchvision takes seconds to import
 
-        data = getattr(datasets, row.source)(root, download=True, **row.splits[split])
+        with _patient(PATIENCE):
+            data = getattr(datasets, row.source)(root, download=True, **row.splits[split])
         return _found(row, data, root)
     except Exception as error:  # of a download, or of a reader, which a damaged file can make raise anything
         for place in new:
             with contextlib.suppress(OSError):
                 place.rmdir()
         raise UserError(printable(_explain(row, root, error, folder in new))) from error
+
+
+@contextlib.contextmanager
+def _patient(seconds: float) -> Iterator[None]:
+    """Within it a server that says nothing for so long is an error; torchvision would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _found(row, data, root):

@@ -118,7 +118,7 @@ TORCHVISION_SETS = {
         classes=("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
     ),
     "mnist": _as_mnist("MNIST", "MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/", 0.1307, 0.3081),
-    "fashion_mnist": _as_mnist(
+    "fashionmnist": _as_mnist(
         "Fashion-MNIST", "FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", 0.2860, 0.3530
     ),
     "kmnist": _as_mnist("KMNIST", "KMNIST", "http://codh.rois.ac.jp/kmnist/dataset/kmnist/", 0.1918, 0.3483),

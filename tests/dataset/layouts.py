@@ -140,7 +140,7 @@ MAKERS = {
     "svhn": make_svhn,
     "stl10": make_stl10,
     "mnist": make_mnist,
-    "fashion_mnist": lambda root: make_mnist(root, "FashionMNIST"),
+    "fashionmnist": lambda root: make_mnist(root, "FashionMNIST"),
     "kmnist": lambda root: make_mnist(root, "KMNIST"),
     "gtsrb": make_gtsrb,
     "flowers102": make_flowers102,

@@ -6,6 +6,7 @@ import http.server
 import io
 import os
 import pickle
+import socket
 import tarfile
 import threading
 from pathlib import Path
@@ -113,6 +114,14 @@ def test_a_damaged_download_is_named(archive, tmp_path):
     archive.write_bytes(b"damaged")
     with pytest.raises(UserError, match=rf"{tmp_path}/data/cifar-100-python.tar.gz is damaged"):
         read_torchvision("cifar100", tmp_path / "data", "train")
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("mdistiller.dataset.torchvision_files.PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(CIFAR100, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/{archive.name}")
+        with pytest.raises(UserError, match="timed out"):
+            read_torchvision("cifar100", tmp_path / "data", "train")
 
 
 def test_a_root_that_is_a_file_is_a_user_error(archive, tmp_path):
