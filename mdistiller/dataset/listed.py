@@ -58,10 +58,8 @@ def _find(path, split):
         raise UserError(f"{path} has no image of the split {'train' if split == 'train' else 'test or val'}; add some")
     for row in chosen:
         if row.label not in index_of:
-            raise UserError(
-                f"line {row.line} of {path} has an image of {row.split} with the label {row.label:.{SHOWN}}, which no "
-                "image of train has; correct it or add some"
-            )
+            told = f"has an image of {row.split} with the label {row.label:.{SHOWN}}, which no image of train has"
+            raise _wrong(path, row.line, f"{told}; correct it or add some")
         _check_file(path, row)
     names = np.array([os.fsencode(row.file) for row in chosen])
     targets = torch.tensor([index_of[row.label] for row in chosen])
@@ -75,10 +73,8 @@ def _check_file(path, row):
     try:
         open_regular(file).close()
     except OSError as error:
-        raise UserError(
-            f"line {row.line} of {path} names {row.file:.{SHOWN}}, which cannot be read ({error.strerror}); expected "
-            f"an image file below {path.parent}"
-        ) from error
+        told = f"names {row.file:.{SHOWN}}, which cannot be read ({error.strerror})"
+        raise _wrong(path, row.line, f"{told}; expected an image file below {path.parent}") from error
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -86,27 +82,25 @@ def _rows(path: Path) -> Iterator[Row]:
     lines = _fields(path)
     header = [name.strip().lower() for name in next(lines, (0, []))[1]]
     if {*header} not in ({*COLUMNS}, {*COLUMNS[:2]}) or len({*header}) < len(header):
-        shown = ",".join(header)[:SHOWN]
-        raise UserError(f"line 1 of {path} is {shown!r}; expected the columns file,label or file,label,split")
+        told = f"is {','.join(header)!r:.{SHOWN}}; expected the columns file,label or file,label,split"
+        raise _wrong(path, 1, told)
+    columns = [header.index(name) if name in header else -1 for name in COLUMNS]
     line_of: dict[str, int] = {}
     for line, fields in lines:
-        where = f"line {line} of {path}"
         if len(fields) != len(header):
-            raise UserError(f"{where} has {len(fields)} columns; expected {len(header)}, as its first line has")
-        of = dict(zip(header, fields, strict=True))
-        label, split = of["label"].strip(), of.get("split", "").strip().lower()
-        if not of["file"] or not label:
-            raise UserError(f"{where} has no {'label' if of['file'] else 'file'}; expected {','.join(header)}")
-        if "split" in of and split not in SPLITS:
-            raise UserError(f"{where} has the split {of['split']!r:.{SHOWN}}; expected {', '.join(SPLITS)}")
-        file = os.path.normpath(of["file"])
-        if os.path.isabs(file) or file.split(os.sep)[0] == os.pardir:
-            raise UserError(
-                f"{where} names {of['file']:.{SHOWN}}, outside the folder of that file; expected a path below "
-                f"{path.parent}"
-            )
+            raise _wrong(path, line, f"has {len(fields)} columns; expected {len(header)}, as its first line has")
+        given, label, split = (fields[column] if column >= 0 else "" for column in columns)
+        label, split = label.strip(), split.strip().lower()
+        if not given or not label:
+            raise _wrong(path, line, f"has no {'label' if given else 'file'}; expected {','.join(header)}")
+        if split not in SPLITS and columns[-1] >= 0:
+            raise _wrong(path, line, f"has the split {split!r:.{SHOWN}}; expected {', '.join(SPLITS)}")
+        file = os.path.normpath(given)
+        if os.path.isabs(file) or file.split(os.sep, 1)[0] == os.pardir:
+            told = f"names {given:.{SHOWN}}, outside the folder of that file; expected a path below {path.parent}"
+            raise _wrong(path, line, told)
         if (first := line_of.setdefault(file, line)) != line:
-            raise UserError(f"{where} names {of['file']:.{SHOWN}}, as line {first} does; keep one of the two lines")
+            raise _wrong(path, line, f"names {given:.{SHOWN}}, as line {first} does; keep one of the two lines")
         yield Row(line, file, label, split)
     if not line_of:
         raise UserError(f"{path} lists no images; expected a line of {','.join(header)} for each")
@@ -132,4 +126,8 @@ def _fields(path):
                 yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"line {line} of {path} is none of a CSV file ({error}); correct it") from error
+        raise _wrong(path, line, f"is none of a CSV file ({error}); correct it") from error
+
+
+def _wrong(path, line, what):
+    return UserError(f"line {line} of {path} {what}")

@@ -32,7 +32,9 @@ def read_torchvision(name: str, root: str | os.PathLike[str], split: str) -> Ima
     if row.package and importlib.util.find_spec(row.package) is None:
         raise UserError(f"DATASET.TYPE {name} needs the package {row.package}; type pip install {row.package}")
     _check_files(row, root)
-    folder = root / row.folder
+    folder, own = root / row.folder, root.parent / row.folder
+    if row.folder and own.is_dir() and own.is_relative_to(root) and not folder.exists():
+        raise UserError(f"{root} is the folder of {row.title} itself; type DATASET.ROOT {root.parent}, which holds it")
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         from torchvision import datasets  # torchvision takes seconds to import

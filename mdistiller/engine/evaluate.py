@@ -21,7 +21,7 @@ from mdistiller.models.others import is_other
 from . import bounds
 from . import cfg as config
 from .effects import check_evaluation
-from .index import BENCHMARKS, benchmark_of
+from .index import BENCHMARKS, Benchmark, benchmark_of
 from .metrics import Result, evaluate
 from .networks import NO_ARGUMENTS, arguments_in, arguments_of, label, no_larger_than, plain_arguments
 from .runs import BASELINE_FOLDERS, BEST, STATES, published_names, saved_config, student_weights
@@ -151,9 +151,12 @@ class Evaluator:
             theirs, place = self._config_in(file).get("DATASET"), PLACES[cfg.DATASET.TYPE]
             was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
             raise UserError(f"{file.path} is of images of your own; type DATASET.ROOT {place} to test it on some{was}")
-        fill_defaults(cfg.DATASET)
+        fill_defaults(cfg.DATASET, self._benchmark(file, cfg).side)
         bounds.check(cfg, self.plain)
         return cfg
+
+    def _benchmark(self, file: WeightFile, cfg: CN) -> Benchmark:
+        return benchmark_of(cfg.DATASET.TYPE, self.network or file.meta.get("network"))
 
     def _config_in(self, file: WeightFile) -> dict[str, Any]:
         return parse_yaml(file.meta.get("config", ""), f"the meta of {file.path}")
@@ -205,7 +208,7 @@ class Evaluator:
     def evaluate(self, file: WeightFile, title: str, per_class: bool = False) -> Evaluation:
         """What `file` reaches. title: of the progress bar; per_class: count what is taken for what."""
         path, meta, cfg = file.path, file.meta, self.config_of(file)
-        models = meta.get("models", benchmark_of(cfg.DATASET.TYPE).models_for(cfg.DATASET.TYPE))
+        models = meta.get("models", self._benchmark(file, cfg).models_for(cfg.DATASET.TYPE))
         name = self.network or meta.get("network") or name_in_file(path, models)
         if name is None:
             read_meta(path)  # which says why, where nothing can be read

@@ -68,7 +68,13 @@ BENCHMARKS = {benchmark.models: benchmark for benchmark in (CIFAR100, IMAGENET)}
 assert {len(benchmark.published) for benchmark in BENCHMARKS.values()} == {PUBLISHED_INDICES}
 
 
-def benchmark_of(data_type: str) -> Benchmark:
-    """The benchmark whose networks data of DATASET.TYPE `data_type` is for, where nothing else says which."""
-    takes_any_size = data_type in DATASETS and DATASETS[data_type].image_size == 0
-    return BENCHMARKS.get(data_type, IMAGENET if takes_any_size else CIFAR100)
+def benchmark_of(data_type: str, network: str | None = None) -> Benchmark:
+    """The benchmark whose networks data of DATASET.TYPE `data_type` is for, where nothing else says which.
+
+    Images of any size are for ImageNet's networks, but where `network` is one of CIFAR-100's alone.
+    """
+    of_cifar, of_imagenet = ({name.lower() for name in each.students} for each in (CIFAR100, IMAGENET))
+    is_of_any_size = data_type in DATASETS and DATASETS[data_type].image_size == 0
+    if is_of_any_size and (network or "").lower() not in of_cifar - of_imagenet:
+        return IMAGENET
+    return BENCHMARKS.get(data_type, CIFAR100)

@@ -279,3 +279,11 @@ def test_a_pipe_in_place_of_a_file_is_one_line(copy, kind, name):
     (root / name).unlink()
     os.mkfifo(root / name)
     assert f"cannot read {root / name} (it is a pipe" in message(kind, root)
+
+
+@pytest.mark.parametrize("kind", ["cifar10", "mnist", "food101"])
+def test_the_set_s_own_folder_in_place_of_that_around_it_is_one_line_and_nothing_is_fetched(copy, kind, monkeypatch):
+    root = copy(kind)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_: pytest.fail("a download"))
+    own = root / TORCHVISION_SETS[kind].folder.split("/")[0]
+    assert f"{own} is the folder of" in message(kind, own) and f"type DATASET.ROOT {root}," in message(kind, own)

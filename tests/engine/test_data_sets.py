@@ -3,11 +3,13 @@
 import re
 
 import pytest
+import torch
 import yaml
 
 from mdistiller.dataset.torchvision_sets import TORCHVISION_SETS
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
-from mdistiller.engine.index import IMAGENET
+from mdistiller.engine.index import CIFAR100, IMAGENET, benchmark_of
+from mdistiller.models import build_model
 from tests.dataset.layouts import make
 from tests.dataset.test_folder import save
 from tests.engine.conftest import TINY, Script
@@ -77,6 +79,14 @@ def test_a_csv_file_without_splits_is_tested_on_and_not_trained_on(script, csv):
     script(evaluation_main, "--checkpoint", best(script))
     assert script.status == 0 and "Warning" not in script.err, script.err
     script(training_main, *RESNET8, *csv, *SHORT).fails_with("labels.csv has no column split")
+
+
+@pytest.mark.parametrize(("network", "benchmark", "size"), [("resnet8", CIFAR100, 32), ("ResNet18", IMAGENET, 224)])
+def test_bare_weights_are_tested_on_images_of_their_networks_size(script, csv, tmp_path, network, benchmark, size):
+    torch.save(build_model(benchmark.models, network, 2).state_dict(), tmp_path / "bare.pth")
+    script(evaluation_main, "--checkpoint", tmp_path / "bare.pth", "--model", network, *csv)
+    assert script.status == 0 and script.out.splitlines()[1].endswith(" 3"), script.err
+    assert benchmark_of("csv", network).side == size
 
 
 def test_a_csv_file_of_one_class_is_refused(script, csv):
