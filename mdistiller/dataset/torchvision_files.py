@@ -35,18 +35,43 @@ def read_torchvision(name: str, root: str | os.PathLike[str], split: str) -> Ima
     folder, own = root / row.folder, root.parent / row.folder
     if row.folder and own.is_dir() and own.is_relative_to(root) and not folder.exists():
         raise UserError(f"{root} is the folder of {row.title} itself; type DATASET.ROOT {root.parent}, which holds it")
+    with contextlib.suppress(Exception):  # which is told of where downloading does not help
+        return _read(row, root, split, download=False)
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        from torchvision import datasets  # torchvision takes seconds to import
-
-        with _patient(PATIENCE):
-            data = getattr(datasets, row.source)(root, download=True, **row.splits[split])
-        return _found(row, data, root)
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone(root):
+            return _read(row, root, split, download=True)
     except Exception as error:  # of a download, or of a reader, which a damaged file can make raise anything
         for place in new:
             with contextlib.suppress(OSError):
                 place.rmdir()
         raise UserError(printable(_explain(row, root, error, folder in new))) from error
+
+
+def _read(row, root, split, download):
+    """One split as one of ours; raises whatever the class does, and ValueError where what it read is no such set."""
+    from torchvision import datasets  # torchvision takes seconds to import
+
+    with _patient(PATIENCE):
+        data = getattr(datasets, row.source)(root, download=download, **row.splits[split])
+    return _found(row, data, root)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Within it no other process is, for the same folder: two that download would write the same files."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pickle
 import socket
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,10 @@ NAMES = ["apple", "bear", "crab"]
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    requests: list[str] = []
+
     def log_message(self, *args):
-        pass
+        self.requests.append(self.path)
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def server(tmp_path):
     served.mkdir()
     handler = functools.partial(QuietHandler, directory=served)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
         yield served, f"http://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()
@@ -87,6 +90,17 @@ def test_a_second_read_needs_no_network(archive, tmp_path):
     read_torchvision("cifar100", tmp_path / "data", "train")
     archive.unlink()
     assert len(read_torchvision("cifar100", tmp_path / "data", "test")) == 3
+
+
+def test_of_two_that_need_a_download_the_second_waits_for_the_first(archive, tmp_path, monkeypatch):
+    def requests_of(root, readers):
+        monkeypatch.setattr(QuietHandler, "requests", [])
+        with ThreadPoolExecutor(readers) as pool:
+            found = list(pool.map(lambda _: read_torchvision("cifar100", root, "train"), range(readers)))
+        assert [len(data) for data in found] == [5] * readers
+        return QuietHandler.requests
+
+    assert requests_of(tmp_path / "shared", 4) == requests_of(tmp_path / "alone", 1)
 
 
 def test_an_archive_put_there_by_hand_is_unpacked(archive, tmp_path):
