@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 from yacs.config import CfgNode
 
-from mdistiller.dataset.cifar100 import CIFAR100_CLASSES
 from mdistiller.dataset.crops import CROPS, five_crops, padded_crops
 from mdistiller.dataset.fingerprint import fingerprint
 from mdistiller.dataset.folder import check_same_classes, read_images
@@ -14,8 +13,10 @@ from mdistiller.dataset.images import ImageSet, resize_images
 from mdistiller.dataset.loaders import AUGMENTATIONS, BatchSource, Loader
 from mdistiller.dataset.memory import available_memory
 from mdistiller.dataset.mixing import Extras
-from mdistiller.dataset.sources import DATASETS, Source, fill_defaults
+from mdistiller.dataset.noise import with_label_noise
+from mdistiller.dataset.sources import DATASETS, Source, fill_defaults, is_of_photographs
 from mdistiller.dataset.streaming import FileLoader
+from mdistiller.dataset.torchvision_sets import CIFAR100_CLASSES
 from mdistiller.dataset.transform import Transform
 from mdistiller.dataset.tuples import get_dataset
 from mdistiller.dataset.validation import hold_out
@@ -38,11 +39,13 @@ __all__ = [
     "build_data",
     "fill_defaults",
     "get_dataset",
+    "is_of_photographs",
     "padded_crops",
 ]
 
 SHARE_OF_MEMORY = 0.5  # that a data set may take
 MISSING_BY_MISTAKE = 10  # classes: ImageNet with up to so many fewer is taken for incomplete
+PHOTOGRAPHS_POSTERIZE = 4, 8  # bits that are kept, at least and at most
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def build_data(
     cfg: its DATASET as `fill_defaults` leaves it; it is not changed. splits: "train", "test" or both; only these are
     read, so that testing needs no training images. memory_format: of the batches' images.
     With "train" comes validation, where there is any: DATASET.VAL_FRACTION of the training images, held out by `seed`,
-    or `val` of a folder that has `test` as well.
+    or `val` of data that has `test` as well. DATASET.LABEL_NOISE makes labels of the other training images wrong.
     The training loader shuffles, and augments as DATASET.AUGMENT says, by `seed`; the others do neither.
     share: of several processes, as `BatchSource` takes it. hold: whether sets that may be held in memory are; None:
     where they fit. crops: whether the test images of a set of photographs come as five crops each, as of `FileLoader`.
@@ -99,10 +102,12 @@ def build_data(
     found = _find(dataset, splits)
     fingerprints = {split: fingerprint(image_set) for split, image_set in found.items()}
     sets, note = _hold_all(found, dataset, device, share.on_machine, hold)
-    val_from = "val/" if "val" in sets else ""
+    val_from = DATASETS[dataset.TYPE].own_val if "val" in sets else ""
     if "train" in sets and dataset.VAL_FRACTION:
         sets["train"], sets["val"] = hold_out(sets["train"], dataset.VAL_FRACTION, seed)
         val_from = f"{dataset.VAL_FRACTION * 100:g} % of the training images"
+    if "train" in sets and dataset.LABEL_NOISE:
+        sets["train"] = with_label_noise(sets["train"], dataset.LABEL_NOISE, seed)
     sets = {split: image_set.to(device) for split, image_set in sets.items()}
     options = {"memory_format": memory_format, "share": share}
     crop = five_crops if crops else None
@@ -130,8 +135,8 @@ def _find(dataset, splits):
     found = {split: image_set for split in splits if (image_set := source.find(dataset, split)) is not None}
     if "val" in found and dataset.VAL_FRACTION:
         raise UserError(
-            f"DATASET.VAL_FRACTION {dataset.VAL_FRACTION:g} and {dataset.ROOT}/val, beside test, are two validation "
-            "sets; type DATASET.VAL_FRACTION 0, or move that folder away"
+            f"DATASET.VAL_FRACTION {dataset.VAL_FRACTION:g} and the {source.own_val} of {dataset.ROOT}, beside test, "
+            "are two validation sets; type DATASET.VAL_FRACTION 0, or take that away"
         )
     if "train" in found:
         for split, image_set in found.items():
@@ -146,8 +151,7 @@ def _hold_all(found, dataset, device, copies, hold):
 
     copies: of the sets in the memory of this machine, one a process.
     """
-    source = DATASETS[dataset.TYPE]
-    if source.stays_in_files or all(_has_size(image_set, dataset.IMAGE_SIZE) for image_set in found.values()):
+    if is_of_photographs(dataset) or all(_has_size(image_set, dataset.IMAGE_SIZE) for image_set in found.values()):
         return found, ""
     size, available = sum(map(len, found.values())) * 3 * dataset.IMAGE_SIZE**2, available_memory(device)
     size *= copies if torch.device(device).type == "cpu" else 1
@@ -194,7 +198,9 @@ def _loader(sets, split, cfg, seed, crop, **options):
     if split not in sets:
         return None
     dataset, source, batch_size = cfg.DATASET, DATASETS[cfg.DATASET.TYPE], cfg.DATASET.TEST.BATCH_SIZE
-    options |= {"weak_view": source.weak_view, "posterize_bits": source.posterize_bits}
+    options["weak_view"] = source.weak_view
+    if is_of_photographs(dataset):
+        options["posterize_bits"] = PHOTOGRAPHS_POSTERIZE
     if split == "train":
         extras = Extras(dataset.RANDAUGMENT, dataset.ERASING, dataset.MIXUP, dataset.CUTMIX)
         options |= {"augment": dataset.AUGMENT, "shuffle": True, "seed": seed, "extras": extras}
@@ -202,5 +208,5 @@ def _loader(sets, split, cfg, seed, crop, **options):
     of_all = sets[split], batch_size, tuple(dataset.MEAN), tuple(dataset.STD)
     if isinstance(sets[split], ImageSet):
         return Loader(*of_all, **options)
-    options |= {"small": not source.stays_in_files, "crop": crop}
+    options |= {"small": not is_of_photographs(dataset), "crop": crop}
     return FileLoader(*of_all, dataset.IMAGE_SIZE, dataset.NUM_WORKERS, **options)

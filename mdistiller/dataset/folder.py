@@ -135,7 +135,7 @@ def check_same_classes(
     ]
     raise UserError(
         f"{root} has {len(train.classes)} classes in train and {len(other.classes)} in {split} ({'; '.join(missing)}): "
-        "both need the same class folders; add or remove these"
+        "both need the same classes; add or remove these"
     )
 
 

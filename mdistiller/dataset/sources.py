@@ -1,5 +1,6 @@
 """The types of data: how each is found, and what of it is fixed."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,16 +8,18 @@ import torch
 from yacs.config import CfgNode
 
 from mdistiller.dataset.augment import Draws, rotate_and_mirror, weak
-from mdistiller.dataset.cifar100 import read_cifar100
 from mdistiller.dataset.folder import find_images, find_validation
 from mdistiller.dataset.images import ImageFiles, ImageSet
+from mdistiller.dataset.listed import find_listed
 from mdistiller.dataset.synthetic import draw_synthetic
+from mdistiller.dataset.torchvision_files import read_torchvision
+from mdistiller.dataset.torchvision_sets import CIFAR100_STATISTICS, IMAGENET_STATISTICS, TORCHVISION_SETS
 from mdistiller.dataset.wnids import IMAGENET_WNIDS
 from mdistiller.errors import UserError, nearest
 
-CIFAR100_STATISTICS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINY_IMAGENET_STATISTICS = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
+PHOTOGRAPH = 128  # pixels a side, of the smallest images that are taken for photographs
+IMAGENET_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class Source:
 
     find: takes the config's DATASET and a split, "train", "test" or "val", and returns that split's `ImageSet` in host
     memory or its `ImageFiles`; None where there are no images of their own for "val".
-    root, image_size (a side, in pixels), mean and std (three numbers each, for values in 0..1): values of the keys.
+    root, image_size (a side, in pixels; 0: that which the networks are made for), mean and std (three numbers each, for
+    values in 0..1): values of the keys.
     classes: those of a complete copy, where a copy can be incomplete by mistake.
-    stays_in_files: the images are read from their files in every epoch, as photographs; other sets are held in memory.
+    photographs_from: the smallest side, in pixels, at which the images are read from their files in every epoch, as
+    photographs; smaller ones are held in memory.
     weak_view: weak augmentation of a set that is held in memory, a function like `weak`.
-    posterize_bits: the fewest and the most bits that strong augmentation's Posterize keeps.
+    own_val: what the images that `find` returns for "val" are called.
     """
 
     find: Callable[[CfgNode, str], ImageSet | ImageFiles | None]
@@ -38,13 +43,24 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: Sequence[str] = ()
-    stays_in_files: bool = False
+    photographs_from: float = math.inf
     weak_view: Callable[[torch.Tensor, Draws], torch.Tensor] = weak
-    posterize_bits: tuple[int, int] = (1, 1)
+    own_val: str = "val/"
 
 
-def _find_cifar100(dataset, split):
-    return None if split == "val" else read_cifar100(dataset.ROOT, split)
+def _find_torchvision(dataset, split):
+    return read_torchvision(dataset.TYPE, dataset.ROOT, split)
+
+
+def _find_listed(dataset, split):
+    return find_listed(dataset.ROOT, split)
+
+
+def _source(row):
+    """The `Source` of a set of torchvision."""
+    photographs_from = math.inf if row.image_size else PHOTOGRAPH
+    fixed = row.image_size, row.mean, row.std
+    return Source(_find_torchvision, "data", *fixed, photographs_from=photographs_from, own_val="val")
 
 
 def _find_folder(dataset, split):
@@ -58,28 +74,28 @@ def _find_synthetic(dataset, split):
 
 # What DATASET.TYPE takes.
 DATASETS = {
-    "cifar100": Source(_find_cifar100, "data", 32, *CIFAR100_STATISTICS),
+    "cifar100": _source(TORCHVISION_SETS["cifar100"]),
     "imagenet": Source(
-        _find_folder,
-        "data/imagenet",
-        224,
-        *IMAGENET_STATISTICS,
+        *(_find_folder, "data/imagenet", IMAGENET_SIDE, *IMAGENET_STATISTICS),
         classes=IMAGENET_WNIDS,
-        stays_in_files=True,
-        posterize_bits=(4, 8),
+        photographs_from=0,
     ),
     "tiny_imagenet": Source(
         _find_folder, "data/tiny-imagenet-200", 64, *TINY_IMAGENET_STATISTICS, weak_view=rotate_and_mirror
     ),
     "folder": Source(_find_folder, "data", 32, *CIFAR100_STATISTICS),
     "synthetic": Source(_find_synthetic, "data", 32, *CIFAR100_STATISTICS),
+    "csv": Source(
+        *(_find_listed, "data/labels.csv", 0, *CIFAR100_STATISTICS), photographs_from=PHOTOGRAPH, own_val="val"
+    ),
+    **{name: _source(row) for name, row in TORCHVISION_SETS.items() if name != "cifar100"},
 }
 
 
-def fill_defaults(dataset: CfgNode) -> None:
+def fill_defaults(dataset: CfgNode, side: int = IMAGENET_SIDE) -> None:
     """Give the keys of `dataset`, the config's DATASET, that are empty the values of its TYPE.
 
-    Raises `UserError` for an unknown TYPE.
+    side: of images, in pixels, that the networks are made for. Raises `UserError` for an unknown TYPE.
     """
     if dataset.TYPE not in DATASETS:
         raise UserError(
@@ -88,5 +104,10 @@ def fill_defaults(dataset: CfgNode) -> None:
         )
     source = DATASETS[dataset.TYPE]
     dataset.ROOT = dataset.ROOT or source.root
-    dataset.IMAGE_SIZE = dataset.IMAGE_SIZE or source.image_size
+    dataset.IMAGE_SIZE = dataset.IMAGE_SIZE or source.image_size or side
     dataset.MEAN, dataset.STD = dataset.MEAN or source.mean, dataset.STD or source.std
+
+
+def is_of_photographs(dataset: CfgNode) -> bool:
+    """Whether the images of `dataset`, as `fill_defaults` leaves it, are read from their files, as photographs are."""
+    return dataset.IMAGE_SIZE >= DATASETS[dataset.TYPE].photographs_from

@@ -26,7 +26,7 @@ CFG.EXPERIMENT.SEED = 2021
 CFG.EXPERIMENT.VERSIONS = ""  # of the code, in a saved config
 
 CFG.DATASET = CN()
-CFG.DATASET.TYPE = "cifar100"  # cifar100 | imagenet | tiny_imagenet | folder | synthetic
+CFG.DATASET.TYPE = "cifar100"  # one of `mdistiller.dataset.DATASETS`
 # Empty (ROOT, MEAN, STD) and 0: what the type of data says, in `mdistiller.dataset.DATASETS`
 CFG.DATASET.ROOT = ""
 CFG.DATASET.IMAGE_SIZE = 0  # side in pixels
@@ -38,8 +38,9 @@ CFG.DATASET.RANDAUGMENT = 0  # magnitude, to 30, of two operations after weak au
 CFG.DATASET.ERASING = 0.0  # share of the training images that lose a rectangle
 CFG.DATASET.MIXUP = CFG.DATASET.CUTMIX = 0.0  # α of the weight of a training image in a mixture of two; 0: no mixture
 CFG.DATASET.FINGERPRINT = ""  # of the training and test images, in a saved config
+CFG.DATASET.LABEL_NOISE = 0.0  # share of the training images that get another class, drawn by the seed
 CFG.DATASET.VAL_FRACTION = 0.0  # of the training images, held out to choose the best student on
-CFG.DATASET.NUM_WORKERS = 2  # processes that decode imagenet, at most one a core; other sets live on the device
+CFG.DATASET.NUM_WORKERS = 2  # processes that decode photographs, at most one a core
 CFG.DATASET.TEST = CN()
 CFG.DATASET.TEST.BATCH_SIZE = 64
 CFG.DATASET.SYNTHETIC = CN()

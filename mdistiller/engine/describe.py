@@ -139,7 +139,12 @@ def describe_augmentation(cfg: CN) -> str:
     """What becomes of the training images and their labels."""
     dataset, smoothing = cfg.DATASET, cfg.SOLVER.LABEL_SMOOTHING
     told = {"augmentation": dataset.AUGMENT, "RandAugment": dataset.RANDAUGMENT, "erasing": dataset.ERASING}
-    told |= {"mixup": dataset.MIXUP, "CutMix": dataset.CUTMIX, "label smoothing": smoothing}
+    told |= {
+        "mixup": dataset.MIXUP,
+        "CutMix": dataset.CUTMIX,
+        "label smoothing": smoothing,
+        "label noise": dataset.LABEL_NOISE,
+    }
     return ", ".join(f"{name} {plain(value)}" for name, value in told.items() if value)
 
 

@@ -20,7 +20,8 @@ IGNORED = {
     "LOG.PREFIX": "the scripts write below their own folder",
 }
 TWO_VIEWS = "two-view"
-OF_TRAINING = "AUGMENT", "RANDAUGMENT", "ERASING", "MIXUP", "CUTMIX", "VAL_FRACTION"  # keys of DATASET
+# Keys of DATASET
+OF_TRAINING = "AUGMENT", "RANDAUGMENT", "ERASING", "MIXUP", "CUTMIX", "LABEL_NOISE", "VAL_FRACTION"
 
 
 def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typed: Iterable[str]) -> None:

@@ -10,11 +10,11 @@ from mdistiller.errors import UserError
 
 from .ending import tell
 from .evaluate import Evaluator
-from .index import BENCHMARKS
+from .index import BENCHMARKS, benchmark_of
 from .lines import count
 from .networks import NO_ARGUMENTS
 from .runs import BASELINE_FOLDERS, BEST, STATES, student_weights
-from .students import WeightFile, weight_file
+from .students import PLACES, WeightFile, weight_file
 from .teachers import fetch_pretrained, pretrained_path
 
 
@@ -34,8 +34,8 @@ def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evalu
         tell(f"{count(left_out, 'file')} of other images left out")
     if not files:
         kind = flags.dataset or "synthetic"
-        folder = BENCHMARKS[kind if kind in BENCHMARKS else "cifar100"].folder
-        root = " DATASET.ROOT FOLDER" if kind == "folder" else ""
+        folder = benchmark_of(kind).folder
+        root = f" DATASET.ROOT {PLACES[kind]}" if kind in PLACES else ""
         example = {"synthetic": " --demo"}.get(kind, "" if kind in BENCHMARKS else f" DATASET.TYPE {kind}{root}")
         on = f" on {flags.dataset}" if flags.dataset else ""
         if others := sorted({file.dataset for file in find_weights(project)}):

@@ -24,6 +24,8 @@ def with_variant(name: str, cfg: CN, method: type[Distiller]) -> str:
     Parts that the settings make begin with a hyphen, EXPERIMENT.NAME and TAG, which come last, with a plus.
     """
     parts = [name, *method.variant(cfg)]
+    if cfg.DATASET.LABEL_NOISE:
+        parts.append(f"noise{cfg.DATASET.LABEL_NOISE:g}")
     if cfg.SOLVER.TRAINER in TWO_GRADIENTS:
         parts.append("dot")
     if cfg.SOLVER.AMP != "none":
@@ -39,10 +41,12 @@ def as_file_name(tag: str) -> str:
 
 
 def is_same_data(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether two `meta["dataset"]` tell of the same training and test images, by their fingerprints.
+    """Whether two `meta["dataset"]` tell of the same training and test images, by fingerprints, and as wrong labels.
 
     A file from before there were fingerprints is compared by what it tells beside them.
     """
+    if theirs.get("label_noise", 0) != ours.get("label_noise", 0):
+        return False
     their_prints, our_prints = theirs.get("fingerprints"), ours.get("fingerprints")
     if not (isinstance(their_prints, dict) and isinstance(our_prints, dict)):
         return all(theirs.get(key) == ours.get(key) for key in OLDER_KEYS)

@@ -38,6 +38,7 @@ def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
             "test_images": len(data.test.image_set),
             "fingerprints": data.fingerprints,
             "validation": data.val_from,
+            "label_noise": cfg.DATASET.LABEL_NOISE,
             "seed": cfg.DATASET.SYNTHETIC.SEED if cfg.DATASET.TYPE == "synthetic" else None,
         },
         "normalisation": {"mean": list(data.mean), "std": list(data.std)},

@@ -100,7 +100,7 @@ def resolved(
     for role in ("STUDENT", "TEACHER"):
         key = f"{role}_ARGS"
         cfg.DISTILLER[key] = plain_arguments(cfg.DISTILLER[key], key, cfg.DISTILLER[role])
-    fill_defaults(cfg.DATASET)
+    fill_defaults(cfg.DATASET, benchmark.side)
     cfg.DATASET.ROOT = str(Path(cfg.DATASET.ROOT).resolve())
     cfg.DISTILLER.TEACHER_WEIGHTS = with_plain_paths(cfg.DISTILLER.TEACHER_WEIGHTS, cfg.DISTILLER.TEACHER)
     if cfg.DISTILLER.STUDENT_WEIGHTS not in ("", PRETRAINED):

@@ -167,7 +167,7 @@ def build_parts(
     with processes.in_turn():
         data = data or build_data(cfg, device, cfg.EXPERIMENT.SEED, **options, hold=hold)
     if data.num_classes < 2:
-        raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more class folders")
+        raise UserError(f"the data has one class only, {data.classes[0]!r}; expected two or more")
     if cfg.LOG.WANDB:
         import_wandb()
     notes, teacher_top1 = [data.note] if data.note else [], None

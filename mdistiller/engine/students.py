@@ -10,7 +10,7 @@ from torch import nn
 from yacs.config import CfgNode as CN
 
 from mdistiller.checks import Check, require_all, whole
-from mdistiller.dataset import CIFAR100_CLASSES, DATASETS, IMAGENET_WNIDS, Transform, fill_defaults
+from mdistiller.dataset import CIFAR100_CLASSES, IMAGENET_WNIDS, Transform, fill_defaults, is_of_photographs
 from mdistiller.distillers import PLAIN_TRAINING, find_method
 from mdistiller.errors import UserError
 from mdistiller.folder_modules import is_file_reference
@@ -20,7 +20,7 @@ from mdistiller.models.others import is_other
 from . import bounds
 from . import cfg as config
 from .effects import check_evaluation
-from .index import BENCHMARKS, CIFAR100
+from .index import CIFAR100, Benchmark, benchmark_of
 from .networks import NO_ARGUMENTS, arguments_in, arguments_of, no_larger_than, plain_arguments
 from .runs import PROJECT, published_names, saved_config
 from .values import parse_yaml, read_yaml
@@ -29,6 +29,7 @@ from .weights import check_scores, load_weights, read_meta, read_weights, rows_o
 # What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
 SAID = {"DATASET": ("IMAGE_SIZE", "MEAN", "STD", "NUM_CLASSES", "SYNTHETIC"), "EXPERIMENT": ("SEED",)}
 ROOM = 10**7  # parameters of a network of others beyond the bytes of its weights, for classes of the data
+PLACES = {"folder": "FOLDER", "csv": "FILE.csv"}  # of data that is nowhere by default
 MOST = {
     "DATASET.IMAGE_SIZE": Check(lambda side: side <= 2048, "a side of at most 2048 pixels"),
     "DATASET.SYNTHETIC.TEST_IMAGES": Check(lambda count: count <= 10**5, "at most 100000"),
@@ -116,13 +117,16 @@ class Reader:
             require_all({key: check for key, check in MOST.items() if key not in self.pairs[::2]}, cfg)
         except UserError as error:
             raise UserError(f"the meta of {file.path} is not used: {error}, or the same key typed by you") from error
-        if needs_images and cfg.DATASET.TYPE == "folder" and not cfg.DATASET.ROOT:
-            theirs = self._config_in(file).get("DATASET")
+        if needs_images and cfg.DATASET.TYPE in PLACES and not cfg.DATASET.ROOT:
+            theirs, place = self._config_in(file).get("DATASET"), PLACES[cfg.DATASET.TYPE]
             was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
-            raise UserError(f"{file.path} is of a folder of images; type DATASET.ROOT FOLDER to test it on one{was}")
-        fill_defaults(cfg.DATASET)
+            raise UserError(f"{file.path} is of images of your own; type DATASET.ROOT {place} to test it on some{was}")
+        fill_defaults(cfg.DATASET, self._benchmark(file, cfg).side)
         bounds.check(cfg, self.plain)
         return cfg
+
+    def _benchmark(self, file: WeightFile, cfg: CN) -> Benchmark:
+        return benchmark_of(cfg.DATASET.TYPE, self.network or file.meta.get("network"))
 
     def _config_in(self, file: WeightFile) -> dict[str, Any]:
         return parse_yaml(file.meta.get("config", ""), f"the meta of {file.path}")
@@ -147,7 +151,7 @@ class Reader:
     def named(self, file: WeightFile, cfg: CN) -> Named:
         """The network of `file`. Raises UserError where it is not known, or is code that only the file names."""
         path, meta = file.path, file.meta
-        models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
+        models = meta.get("models", self._benchmark(file, cfg).models_for(cfg.DATASET.TYPE))
         name = self.network or meta.get("network") or name_in_file(path, models)
         if name is None:
             read_meta(path)  # which says why, where nothing can be read
@@ -222,6 +226,5 @@ def read_student(reader: Reader, path: Path, num_classes: int | None = None) -> 
     known = names or (table if len(table) == count else None)
     network, classes, _ = reader.network_of(file, cfg, named, list(known or map(str, range(count))), known is not None)
     dataset = cfg.DATASET
-    crops = DATASETS[dataset.TYPE].stays_in_files
-    transform = Transform(dataset.IMAGE_SIZE, tuple(dataset.MEAN), tuple(dataset.STD), crops)
+    transform = Transform(dataset.IMAGE_SIZE, tuple(dataset.MEAN), tuple(dataset.STD), is_of_photographs(dataset))
     return Student(network.eval(), transform, tuple(classes), file.meta), named, cfg

@@ -87,7 +87,7 @@ def training_command(benchmark: Benchmark, cfg: CN, name: str, utils: Path) -> s
     """The command that trains the network `name` on the data of `cfg`."""
     defaults = CFG.DATASET.clone()
     defaults.TYPE = cfg.DATASET.TYPE
-    fill_defaults(defaults)
+    fill_defaults(defaults, benchmark.side)
     defaults.ROOT = str(Path(defaults.ROOT).resolve())
     values, usual = leaves(cfg.DATASET), leaves(defaults) | {"TYPE": benchmark.models}
     keys = {key: value for key, value in values.items() if key not in NOT_OF_DATA and plain(value) != plain(usual[key])}

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mdistiller.dataset import CROPS, DATASETS, Data, padded_crops
+from mdistiller.dataset import CROPS, Data, is_of_photographs, padded_crops
 from mdistiller.errors import UserError
 
 from .precision import Precision
@@ -62,6 +62,6 @@ def viewed(network: nn.Module, views: str, cfg: Any, data: Data) -> nn.Module:
     """`network` on the device of `data`, in eval mode, tested by `views` in SOLVER.AMP of `cfg`."""
     device = data.test.device
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
-    crops_come = DATASETS[cfg.DATASET.TYPE].stays_in_files
+    crops_come = is_of_photographs(cfg.DATASET)
     viewing = Viewing(network, views, Precision(cfg.SOLVER, device), -mean / std, crops_come)
     return viewing.to(device).to(memory_format=torch.channels_last).eval()

@@ -22,6 +22,7 @@ def config(batch_size=64, **dataset):
         "NUM_CLASSES": 0,
         "NUM_WORKERS": 0,
         "VAL_FRACTION": 0.0,
+        "LABEL_NOISE": 0.0,
         "ROOT": "",
         "IMAGE_SIZE": 0,
         "AUGMENT": "weak+strong",
@@ -83,7 +84,7 @@ def test_empty_keys_get_the_values_of_the_type_and_others_stay(kind):
     filled = config(TYPE=kind).DATASET
     assert (filled.ROOT, filled.IMAGE_SIZE, filled.MEAN, filled.STD) == (
         source.root,
-        source.image_size,
+        source.image_size or 224,
         source.mean,
         source.std,
     )
@@ -106,8 +107,8 @@ def test_a_folder_whose_splits_differ_is_refused(tmp_path, drawn_samples):
 
 
 def test_an_unknown_type_is_refused():
-    with pytest.raises(UserError, match=r"'mnist'.*cifar100, imagenet, tiny_imagenet, folder, synthetic"):
-        config(TYPE="mnist")
+    with pytest.raises(UserError, match=r"'imagenet21k'.*cifar100, imagenet, tiny_imagenet, folder, synthetic"):
+        config(TYPE="imagenet21k")
 
 
 def test_an_unknown_augmentation_is_refused():
@@ -128,7 +129,7 @@ def test_a_set_that_does_not_fit_is_read_from_its_files_and_says_so(samples, mon
 
 
 def cifar100_of(image_set, monkeypatch):
-    monkeypatch.setattr("mdistiller.dataset.sources.read_cifar100", lambda root, split: image_set)
+    monkeypatch.setattr("mdistiller.dataset.sources.read_torchvision", lambda *_: image_set)
 
 
 @pytest.mark.parametrize("kind", ["synthetic", "cifar100"])

@@ -195,6 +195,8 @@ def test_val_with_other_classes_is_refused(root):
 
 
 def test_two_validation_sets_are_refused(root):
-    with pytest.raises(UserError, match=rf"DATASET\.VAL_FRACTION 0\.1 and {root}/val.*two validation sets") as error:
+    with pytest.raises(
+        UserError, match=rf"DATASET\.VAL_FRACTION 0\.1 and the val/ of {root}, .*two validation sets"
+    ) as error:
         built(root, VAL_FRACTION=0.1)
     assert "\n" not in str(error.value)
