@@ -115,7 +115,7 @@ def compile_networks(distiller: Distiller, device: torch.device) -> None:
 
 
 def compile_network(network: nn.Module, **options: Any) -> None:
-    """Compile `network` in place, as one graph, for the first batch's size and mode; others run as they did.
+    """Compile `network` in place, as one graph, for the first training batch's size and mode; others run as they did.
 
     A last smaller batch and evaluation, which would each be compiled anew, take a small part of the time.
     """
@@ -126,7 +126,7 @@ def compile_network(network: nn.Module, **options: Any) -> None:
     def forward(x):
         nonlocal compiled_for
         case = x.shape, network.training
-        if compiled_for is None:
+        if compiled_for is None and not torch.is_inference_mode_enabled():  # as evaluation is
             compiled_for = case
         return compiled(x) if case == compiled_for else eager(x)
 

@@ -1,0 +1,57 @@
+"""What TensorBoard shows of a run in pictures: augmented images, and what the student has not of its teacher."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .outputs import class_correlation, outputs_of
+
+AUGMENTED, DIFFERENCE = "train/augmented", "test/class_correlation_teacher_minus_student"  # tags
+COLUMNS = 8  # of the grid
+LARGE = 64  # pixels a side; of larger images the grid has one row, of others four
+CORRELATED = 1000  # test images, at most
+SIDE = 400  # pixels, at least, of a matrix
+BLUE, WHITE, ORANGE = (0, 114, 178), (247, 247, 247), (213, 94, 0)  # told apart by all eyes
+
+
+def show_augmented(trainer: Any, batch: Mapping[str, torch.Tensor]) -> None:
+    """Show the first batch of a run."""
+    if trainer.log.shows_pictures and trainer.finished == trainer.steps == 0:
+        trainer.log.picture(AUGMENTED, grid_of(batch, trainer.data.mean, trainer.data.std), 0)
+
+
+def show_difference(trainer: Any) -> None:
+    """Show how classes correlate in the teacher and not in the student as it is, where there is a teacher."""
+    teacher = trainer.distiller.teacher
+    if trainer.log.shows_pictures and teacher is not None:
+        difference = difference_of(teacher, trainer.student, trainer.data.test)
+        trainer.log.picture(DIFFERENCE, coloured(difference), trainer.finished)
+
+
+def grid_of(batch: Mapping[str, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """The first images of a training batch as they are augmented, the strong views below; uint8 (3, H, W)."""
+    views = [batch[name] for name in ("image", "image_strong") if name in batch]
+    count = COLUMNS if views[0].shape[-1] > LARGE else 4 * COLUMNS
+    rows = [row for view in views for row in view[:count].split(COLUMNS)]
+    scale, shift = (views[0].new_tensor(values).view(3, 1, 1) for values in (std, mean))
+    blank = -shift / scale  # black
+    full = [torch.cat([row, *(blank.expand_as(row[:1]) for _ in range(COLUMNS - len(row)))]) for row in rows]
+    grid = torch.cat([torch.cat(list(row), dim=2) for row in full], dim=1)
+    return ((grid * scale + shift) * 255).round().clamp(0, 255).byte().cpu()
+
+
+def difference_of(teacher: nn.Module, student: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """The teacher's class correlations less the student's, on the first of `batches`; (classes, classes), -2 to 2."""
+    theirs, ours = (outputs_of(network, batches, CORRELATED).logits for network in (teacher, student))
+    return class_correlation(theirs) - class_correlation(ours)
+
+
+def coloured(matrix: torch.Tensor) -> torch.Tensor:
+    """A square matrix as a picture, uint8 (3, H, W): blue for -1 and less, white for 0, orange for 1 and more."""
+    white = torch.tensor(WHITE).view(3, 1, 1)
+    end = torch.where(matrix < 0, torch.tensor(BLUE).view(3, 1, 1), torch.tensor(ORANGE).view(3, 1, 1))
+    pixels = (white + (end - white) * matrix.abs().clamp(max=1)).round().byte()
+    times = -(-SIDE // len(matrix))
+    return pixels.repeat_interleave(times, 1).repeat_interleave(times, 2)
