@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from yacs.config import CfgNode
 
+from mdistiller.dataset.cifar100 import CIFAR100_CLASSES
 from mdistiller.dataset.fingerprint import fingerprint
 from mdistiller.dataset.folder import check_same_classes, read_images
 from mdistiller.dataset.images import ImageSet, resize_images
@@ -14,6 +15,7 @@ from mdistiller.dataset.memory import available_memory
 from mdistiller.dataset.mixing import Extras
 from mdistiller.dataset.sources import DATASETS, Source, fill_defaults
 from mdistiller.dataset.streaming import FileLoader
+from mdistiller.dataset.transform import Transform
 from mdistiller.dataset.tuples import get_dataset
 from mdistiller.dataset.validation import hold_out
 from mdistiller.dataset.wnids import IMAGENET_WNIDS
@@ -22,6 +24,7 @@ from mdistiller.share import ALL, Share
 
 __all__ = [
     "AUGMENTATIONS",
+    "CIFAR100_CLASSES",
     "DATASETS",
     "IMAGENET_WNIDS",
     "BatchSource",
@@ -29,6 +32,7 @@ __all__ = [
     "ImageSet",
     "Loader",
     "Source",
+    "Transform",
     "build_data",
     "fill_defaults",
     "get_dataset",

@@ -21,7 +21,7 @@ from .demo import run_demo
 from .describe import print_commands
 from .distributed import join
 from .ending import end, open_streams, tell
-from .evaluate import Evaluator, WeightFile, find_weights, weight_file
+from .evaluate import Evaluator, find_weights
 from .flags import Parser, TrainingParser
 from .index import BENCHMARKS, Benchmark
 from .launch import Launch, select_device
@@ -35,6 +35,7 @@ from .resume import resolve as resume
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
 from .signals import end_later, stoppable
+from .students import WeightFile, weight_file
 from .tables import format_classes, format_table, place, write_classes, write_table
 from .teachers import fetch_pretrained, pretrained_teacher
 

@@ -1,50 +1,24 @@
 """Evaluation of finished weight files: which there are, and what each reaches."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from yacs.config import CfgNode as CN
 
-from mdistiller.checks import Check, require_all
-from mdistiller.dataset import Data, build_data, fill_defaults
-from mdistiller.distillers import PLAIN_TRAINING, find_method
+from mdistiller.dataset import Data, build_data
 from mdistiller.errors import UserError
-from mdistiller.folder_modules import is_file_reference
-from mdistiller.models import build_model, canonical_name, model_names
-from mdistiller.models.others import is_other
 
-from . import bounds
-from . import cfg as config
-from .effects import check_evaluation
-from .index import BENCHMARKS, CIFAR100
+from .index import BENCHMARKS
 from .metrics import Result, evaluate
-from .networks import NO_ARGUMENTS, arguments_in, arguments_of, label, no_larger_than, plain_arguments
-from .runs import BASELINE_FOLDERS, BEST, STATES, published_names, saved_config, student_weights
-from .values import dump, parse_yaml, read_yaml
-from .weights import check_scores, load_weights, read_meta, read_weights, rows_of, weights_classes
+from .networks import label
+from .runs import BASELINE_FOLDERS, BEST, STATES, student_weights
+from .students import Reader, WeightFile, weight_file
+from .values import dump
 
-# What a file may say of its own evaluation, and how much of it. It says nothing of where images are or go.
-SAID = {"DATASET": ("IMAGE_SIZE", "MEAN", "STD", "NUM_CLASSES", "SYNTHETIC"), "EXPERIMENT": ("SEED",)}
-ROOM = 10**7  # parameters of a network of others beyond the bytes of its weights, for classes of the data
 WHICH_IMAGES = {"DATASET.ROOT", "DATASET.SYNTHETIC.SEED", "DATASET.SYNTHETIC.TEST_IMAGES"}
-MOST = {
-    "DATASET.IMAGE_SIZE": Check(lambda side: side <= 2048, "a side of at most 2048 pixels"),
-    "DATASET.SYNTHETIC.TEST_IMAGES": Check(lambda count: count <= 10**5, "at most 100000"),
-}
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """A file to evaluate, what it tells of itself, and DATASET.TYPE of what it was trained on, as far as is known."""
-
-    path: Path
-    meta: dict[str, Any]
-    dataset: str
 
 
 @dataclass(frozen=True)
@@ -92,13 +66,6 @@ def find_weights(project: Path, dataset: str | None = None, every: bool = False)
     return [file for file in found if dataset in (None, file.dataset)]
 
 
-def weight_file(path: Path, dataset: str) -> WeightFile:
-    """What the file at `path` tells of itself; it was trained on `dataset` where it does not tell."""
-    meta = read_meta(path)
-    kind = meta.get("dataset", {}).get("type")
-    return WeightFile(path, meta, kind if isinstance(kind, str) else dataset)
-
-
 def one_a_run(files: Sequence[WeightFile]) -> list[WeightFile]:
     """`files`, of each run the best in its own folder, else the first: the others are copies of it."""
     chosen: dict[Any, WeightFile] = {}
@@ -108,63 +75,13 @@ def one_a_run(files: Sequence[WeightFile]) -> list[WeightFile]:
     return [file for file in files if file.path in kept]
 
 
-def name_in_file(path: Path, models: str) -> str | None:
-    """The network that a published file name, `best_model_weights_{network}[_{distiller}].pth`, tells."""
-    parts = (published_names(path) or "").split("_")
-    for length in range(len(parts), 0, -1):
-        try:
-            return canonical_name(models, "_".join(parts[:length]))
-        except UserError:
-            continue
-    return None
-
-
-class Evaluator:
-    """Evaluates weight files on the test images that their `meta` names, overridden by `pairs`; reads these once.
-
-    network: the name of the files' network, for files that do not tell. project: whose runs' own network files may run.
-    """
+class Evaluator(Reader):
+    """Evaluates weight files on the test images that their `meta` names, overridden by `pairs`; reads these once."""
 
     def __init__(self, network: str | None, pairs: list[str], device: torch.device, project: Path | None = None):
-        self.network, self.pairs, self.device, self.project = network, pairs, device, project
-        self.plain = find_method(PLAIN_TRAINING)
-        config.merge_pairs(config.config_for(self.plain), pairs)
-        check_evaluation(pairs[::2])
+        super().__init__(network, pairs, project)
+        self.device = device
         self.data_sets: dict[str, Data] = {}  # by their config
-
-    def config_of(self, file: WeightFile) -> CN:
-        """The config that says which data `file` is evaluated on, and all that its `meta` says."""
-        cfg = config.config_for(self.plain)
-        cfg.DATASET.TYPE = file.dataset
-        config.merge(cfg, self._said(file), f"the meta of {file.path}")
-        if "DATASET.ROOT" not in self.pairs[::2] and (saved := saved_config(file.path, file.meta.get("run", ""))):
-            own = read_yaml(saved).get("DATASET", {})  # which was written here, unlike the file's
-            if isinstance(own, dict) and own.get("TYPE") == file.dataset:
-                cfg.DATASET.ROOT = str(own.get("ROOT", ""))
-        config.merge_pairs(cfg, self.pairs)
-        try:
-            require_all({key: check for key, check in MOST.items() if key not in self.pairs[::2]}, cfg)
-        except UserError as error:
-            raise UserError(f"the meta of {file.path} is not used: {error}, or the same key typed by you") from error
-        if cfg.DATASET.TYPE == "folder" and not cfg.DATASET.ROOT:
-            theirs = self._config_in(file).get("DATASET")
-            was = f" (its run had {theirs['ROOT']})" if isinstance(theirs, dict) and theirs.get("ROOT") else ""
-            raise UserError(f"{file.path} is of a folder of images; type DATASET.ROOT FOLDER to test it on one{was}")
-        fill_defaults(cfg.DATASET)
-        bounds.check(cfg, self.plain)
-        return cfg
-
-    def _config_in(self, file: WeightFile) -> dict[str, Any]:
-        return parse_yaml(file.meta.get("config", ""), f"the meta of {file.path}")
-
-    def _said(self, file: WeightFile) -> dict[str, Any]:
-        """Of the config in the file's `meta` what says how images are tested, not where they are or what reads them."""
-        values = self._config_in(file)
-        said: dict[str, Any] = {}
-        for section, keys in SAID.items():
-            if isinstance(theirs := values.get(section), dict):
-                said[section] = {key: theirs[key] for key in keys if key in theirs}
-        return said
 
     def data_of(self, cfg: CN) -> Data:
         """The test images that `cfg` names."""
@@ -178,14 +95,6 @@ class Evaluator:
         if not WHICH_IMAGES.intersection(self.pairs[::2]):
             return list(files)
         return [file for file in files if not self._is_of_other_data(file)]
-
-    def _is_own(self, file: WeightFile, network: str) -> bool:
-        """Whether a run of the project, by the config that it wrote there, trained the `network` that `file` names."""
-        if self.project is None or not file.path.resolve().is_relative_to(self.project.resolve()):
-            return False
-        saved = saved_config(file.path, file.meta.get("run", ""))
-        own = read_yaml(saved).get("DISTILLER", {}) if saved else {}
-        return isinstance(own, dict) and own.get("STUDENT") == network
 
     def _is_of_other_data(self, file):
         try:
@@ -203,46 +112,20 @@ class Evaluator:
 
     def evaluate(self, file: WeightFile, title: str, per_class: bool = False) -> Evaluation:
         """What `file` reaches. title: of the progress bar; per_class: count what is taken for what."""
-        path, meta, cfg = file.path, file.meta, self.config_of(file)
-        models = meta.get("models", BENCHMARKS.get(cfg.DATASET.TYPE, CIFAR100).models_for(cfg.DATASET.TYPE))
-        name = self.network or meta.get("network") or name_in_file(path, models)
-        if name is None:
-            read_meta(path)  # which says why, where nothing can be read
-            names = ", ".join(model_names(models))
-            raise UserError(f"{path} does not tell its network; add --model with one of {names}")
-        if is_file_reference(name) and self.network is None and not self._is_own(file, name):
-            raise UserError(
-                f"{path} is of a network in a file, {name}, which is run where you name it: add --model {name}"
-            )
-        name, theirs = canonical_name(models, name), meta.get("network", "")
-        is_own = name == theirs or (is_file_reference(name) and is_file_reference(theirs))  # which may have been moved
-        arguments = arguments_in(meta, path, name) if is_own else NO_ARGUMENTS
-        if "DISTILLER.STUDENT_ARGS" in self.pairs[::2]:
-            arguments = plain_arguments(cfg.DISTILLER.STUDENT_ARGS, "STUDENT_ARGS", name)
-
-        def build(classes: int) -> nn.Module:
-            given = arguments_of(arguments, f"the meta of {path}", name)
-            with no_larger_than(path.stat().st_size + ROOM) if is_other(name) else contextlib.nullcontext():
-                return build_model(models, name, classes, given, cfg.DATASET.IMAGE_SIZE)
-
+        meta, cfg = file.meta, self.config_of(file)
+        named = self.named(file, cfg)
         data = self.data_of(cfg)
         # A network of more classes than the data has is tested as it is: any class may win, wrong ones included.
-        model, classes, columns = build(data.num_classes), data.classes, None
-        state_dict, _ = read_weights(path, model)
-        known = weights_classes(state_dict, meta, model)
-        if known is not None and (rows := rows_of(classes, known)):
-            check_scores(state_dict, known, model, path)
-            model, classes = build(len(known)), known
-            columns = torch.tensor(rows, device=self.device)
-        load_weights(model, path, name, classes)
+        model, classes, rows = self.network_of(file, cfg, named, data.classes)
+        columns = None if rows is None else torch.tensor(rows, device=self.device)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         confusion = torch.zeros(2 * [len(classes)], dtype=torch.int64, device=self.device) if per_class else None
         result = evaluate(model, data.test, columns, confusion, title)
         return Evaluation(
-            file=path,
+            file=file.path,
             dataset=cfg.DATASET.TYPE,
             teacher=meta.get("teacher"),
-            student=label(name, arguments),
+            student=label(named.name, named.arguments),
             method=meta.get("distiller"),
             seed=cfg.EXPERIMENT.SEED if "SEED" in self._said(file).get("EXPERIMENT", {}) else None,
             epoch=meta.get("epoch"),

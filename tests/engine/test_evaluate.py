@@ -21,6 +21,7 @@ from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import evaluation_main, training_main
 from mdistiller.engine.metrics import evaluate
 from mdistiller.engine.runs import PROJECT
+from mdistiller.engine.students import weight_file
 from mdistiller.engine.tables import WIDTH, align, columns_of, printable, shorten, shorten_path
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
@@ -427,7 +428,7 @@ def test_a_config_in_a_file_of_which_nothing_is_used_is_passed_over(script, save
 def test_processes_and_batches_are_not_a_files_to_choose(save):
     evaluator = evaluation.Evaluator(None, [], torch.device("cpu"))
     values = {"DATASET": {"NUM_WORKERS": 10**6, "TEST": {"BATCH_SIZE": 10**9}}, "LOG": {"WANDB": True}}
-    cfg = evaluator.config_of(evaluation.weight_file(config_in(save, values), "cifar100"))
+    cfg = evaluator.config_of(weight_file(config_in(save, values), "cifar100"))
     assert (cfg.DATASET.NUM_WORKERS, cfg.DATASET.TEST.BATCH_SIZE) == (CFG.DATASET.NUM_WORKERS, 64)
     assert not cfg.LOG.WANDB
 

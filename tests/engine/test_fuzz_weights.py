@@ -17,8 +17,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mdistiller.engine.evaluate import Evaluator, weight_file
+from mdistiller.engine.evaluate import Evaluator
 from mdistiller.engine.identity import why_kept
+from mdistiller.engine.students import weight_file
 from mdistiller.engine.weights import load_weights
 from mdistiller.errors import UserError
 from mdistiller.models import build_model
