@@ -1,17 +1,16 @@
 """What TensorBoard shows of a run in pictures: augmented images, and what the student has not of its teacher."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
-from .outputs import class_correlation, outputs_of
+from .outputs import class_correlations
 
 AUGMENTED, DIFFERENCE = "train/augmented", "test/class_correlation_teacher_minus_student"  # tags
 COLUMNS = 8  # of the grid
 LARGE = 64  # pixels a side; of larger images the grid has one row, of others four
-CORRELATED = 1000  # test images, at most
+MOST_CLASSES = 2000  # that a picture of every two can show
 SIDE = 400  # pixels, at least, of a matrix
 BLUE, WHITE, ORANGE = (0, 114, 178), (247, 247, 247), (213, 94, 0)  # told apart by all eyes
 
@@ -24,10 +23,11 @@ def show_augmented(trainer: Any, batch: Mapping[str, torch.Tensor]) -> None:
 
 def show_difference(trainer: Any) -> None:
     """Show how classes correlate in the teacher and not in the student as it is, where there is a teacher."""
-    teacher = trainer.distiller.teacher
-    if trainer.log.shows_pictures and teacher is not None:
-        difference = difference_of(teacher, trainer.student, trainer.data.test)
-        trainer.log.picture(DIFFERENCE, coloured(difference), trainer.finished)
+    teacher, data, processes = trainer.distiller.teacher, trainer.data, trainer.processes
+    is_asked = trainer.log.shows_pictures or processes.size > 1  # each of which has a part of the images
+    if is_asked and teacher is not None and data.num_classes <= MOST_CLASSES:
+        theirs, ours = class_correlations((teacher, trainer.student), data.test, data.num_classes, processes)
+        trainer.log.picture(DIFFERENCE, coloured(theirs - ours), trainer.finished)
 
 
 def grid_of(batch: Mapping[str, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -40,12 +40,6 @@ def grid_of(batch: Mapping[str, torch.Tensor], mean: Sequence[float], std: Seque
     full = [torch.cat([row, *(blank.expand_as(row[:1]) for _ in range(COLUMNS - len(row)))]) for row in rows]
     grid = torch.cat([torch.cat(list(row), dim=2) for row in full], dim=1)
     return ((grid * scale + shift) * 255).round().clamp(0, 255).byte().cpu()
-
-
-def difference_of(teacher: nn.Module, student: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> torch.Tensor:
-    """The teacher's class correlations less the student's, on the first of `batches`; (classes, classes), -2 to 2."""
-    theirs, ours = (outputs_of(network, batches, CORRELATED).logits for network in (teacher, student))
-    return class_correlation(theirs) - class_correlation(ours)
 
 
 def coloured(matrix: torch.Tensor) -> torch.Tensor:
