@@ -23,7 +23,8 @@ def show_augmented(trainer: Any, batch: Mapping[str, torch.Tensor]) -> None:
 
 def show_difference(trainer: Any) -> None:
     """Show how classes correlate in the teacher and not in the student as it is, where there is a teacher."""
-    teacher, data, processes = trainer.distiller.teacher, trainer.data, trainer.processes
+    distiller, data, processes = trainer.distiller, trainer.data, trainer.processes
+    teacher = None if distiller.takes_new_sections else distiller.teacher  # a user's file may have it return anything
     is_asked = trainer.log.shows_pictures or processes.size > 1  # each of which has a part of the images
     if is_asked and teacher is not None and data.num_classes <= MOST_CLASSES:
         theirs, ours = class_correlations((teacher, trainer.student), data.test, data.num_classes, processes)
