@@ -58,7 +58,9 @@ def parse(arguments=None):
     parser.add_argument("--method", choices=embedding.METHODS, help="of embedding (default tsne)")
     parser.add_argument("--classes", type=int, help="of embedding: shown, evenly spread (default 8)")
     parser.add_argument("--bins", type=int, help="of reliability (default 15)")
-    parser.add_argument("--images", type=int, help="of gradcam: test images, where none are named (default 4)")
+    parser.add_argument(
+        "--images", type=int, help="of gradcam: test images, a class each, where none are named (default 4)"
+    )
     parser.add_argument("--teacher", metavar="NAME", help="of cost (default resnet56)")
     parser.add_argument("--student", metavar="NAME", help="of cost (default resnet20)")
     parser.add_argument("--batch_size", type=int, help="of cost (default 64)")

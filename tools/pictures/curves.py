@@ -91,8 +91,8 @@ def read_run(path):
     for number, row in enumerate(rows[1:], 2):
         try:
             values = {name: float(cell) for name, cell in zip(rows[0], row, strict=True) if cell}
-            epoch = values.pop("epoch")
-        except (ValueError, KeyError) as error:
+            epoch = int(values.pop("epoch"))
+        except (ValueError, KeyError, OverflowError) as error:
             raise UserError(f"line {number} of {path} is not {len(rows[0])} numbers, an epoch among them") from error
         for name, value in values.items():
             columns[name][epoch] = value

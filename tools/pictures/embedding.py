@@ -69,4 +69,4 @@ def tsne(features):
         ) from error
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features.astype(np.float32))
-    return points, ("", "")
+    return points, ("t-SNE, without unit", "")

@@ -14,7 +14,7 @@ from . import style
 from .embedding import spread
 from .subjects import Subjects
 
-IMAGES = 4  # of the test images, where none are named
+IMAGES = 4  # of the test images, each of another class, where none are named
 
 
 def draw(flags, project):
@@ -91,19 +91,18 @@ def name_of(subject, column):
 
 
 def chosen(subjects, count):
-    """Test images spread over the data: for each a batch of one a subject, and its class."""
-    rows = spread(len(subjects[0].data.test.image_set), count)
-    found = [[None] * len(subjects) for _ in rows]
-    targets = [0] * len(rows)
+    """The first test image of classes spread over all: for each a batch of one a subject, and its class."""
+    targets = subjects[0].data.test.image_set.targets.cpu()
+    classes = spread(len(subjects[0].data.classes), count)
+    rows = [int(found[0]) for kind in classes if len(found := (targets == kind).nonzero())]
+    found = {(row, place): None for row in rows for place, _ in enumerate(subjects)}
     for place, subject in enumerate(subjects):
         first = 0
         for batch in subject.data.test:
-            for number, row in enumerate(rows):
-                if first <= row < first + len(batch["target"]):
-                    found[number][place] = batch["image"][row - first : row - first + 1].clone()
-                    targets[number] = int(batch["target"][row - first])
+            for row in set(rows) & set(range(first, first + len(batch["target"]))):
+                found[row, place] = batch["image"][row - first : row - first + 1].clone()
             first += len(batch["target"])
-    return list(zip(found, targets, strict=True))
+    return [([found[row, place] for place, _ in enumerate(subjects)], int(targets[row])) for row in rows]
 
 
 def read_photograph(path, subjects):
