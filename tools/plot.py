@@ -10,6 +10,7 @@ A run or a network is named by a file, a run's folder or name, or the names in a
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 if not __package__:  # run as a file, beside which Python would look for modules first
@@ -95,7 +96,8 @@ def check(flags):
 def main(project, arguments=None):
     flags = parse(arguments)
     flags.device = select_device(flags.device)
-    with style.matplotlib().rc_context(style.LOOKS):
+    with style.matplotlib().rc_context(style.LOOKS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font has not
         figure = PICTURES[flags.picture][0](flags, project)
         style.save(figure, flags.output)
     print(f"Wrote {flags.output}")

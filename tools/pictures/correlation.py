@@ -25,7 +25,7 @@ def draw(flags, project):
         titles = teachers[0].name, student.name, f"difference (RMS {size:.3f})"
         for panel, matrix, title in zip(axes, (theirs, own, difference), titles, strict=True):
             image = panel.imshow(matrix.numpy(), cmap=style.diverging(), vmin=-1, vmax=1, interpolation="nearest")
-            panel.set_title(title)
+            panel.set_title(style.words(title))
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(True)
         axes[0].set_ylabel("class")

@@ -36,10 +36,10 @@ def draw(flags, project):
             colour = style.COLOURS[number % len(style.COLOURS)]
             pattern = style.LINES[number // len(style.COLOURS) % len(style.LINES)]
             title = f"{name} ({len(members)} runs)" if len(members) > 1 else name
-            axes.plot(epochs, mean, pattern, color=colour, label=title)
+            axes.plot(epochs, mean, pattern, color=colour, label=style.words(title))
             if len(members) > 1:
                 axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
-        axes.set(xlabel="epoch", ylabel=label_of(metric))
+        axes.set(xlabel="epoch", ylabel=style.words(label_of(metric)))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(visible=True)
     style.legend_below(figure, sheets[0])
@@ -53,9 +53,10 @@ class Run:
 
     def __init__(self, path, columns):
         self.path, self.columns = path, columns
-        config = path.parent.with_name(f"{path.parent.name}.yaml")
+        folder = path.absolute().parent
+        config = folder.parent / f"{folder.name}.yaml"
         self.config = leaves(read_yaml(config)) if config.is_file() else {}
-        name = run_of(path.absolute().parent)
+        name = run_of(folder)
         match = RUN.fullmatch(name)
         self.title = name[len(match[1]) + (len(match[2]) + 1 if match[2] else 0) + 1 :] if match else name
 

@@ -31,8 +31,8 @@ def draw(flags, project):
         for number, kind in enumerate(shown):
             of_class = points[(targets[is_shown] == kind).numpy()]
             look = {"color": style.COLOURS[number % len(style.COLOURS)], "marker": style.MARKERS[number % 10]}
-            axes.scatter(*of_class.T, s=9, linewidths=0, alpha=0.8, label=classes[kind], **look)
-        axes.set_title(subject.name)
+            axes.scatter(*of_class.T, s=9, linewidths=0, alpha=0.8, label=style.words(classes[kind]), **look)
+        axes.set_title(style.words(subject.name))
         axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1])
         axes.set_box_aspect(1)
     for axes in sheets[len(subjects) :]:

@@ -1,5 +1,6 @@
 """Picture `gradcam`: where on a photograph networks find what speaks for a class (Grad-CAM)."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -32,16 +33,19 @@ def draw(flags, project):
         first, *others = sheets[row * (1 + len(shown)) : (row + 1) * (1 + len(shown))]
         target = answer(shown[0], images[0]) if target is None else target
         first.imshow(pixels_of(images[0], shown[0]))
-        first.set_title(shown[0].data.classes[target])
+        name = style.words(shown[0].data.classes[target])
+        first.set_title(name)
         for axes, subject, image in zip(others, shown, images, strict=True):
             column = target if subject.columns is None else int(subject.columns[target])
             heat, probability, predicted = class_map(subject.network, image, column)
+            if not math.isfinite(probability):
+                raise UserError(f"what {subject.file.path} returns is not finite; name a network that was trained well")
             axes.imshow(pixels_of(image, subject).mean(2), cmap="gray", vmin=0, vmax=1)
             axes.imshow(heat, cmap=heat_colours(), vmin=0, vmax=1, interpolation="bilinear")
-            says = "" if predicted == column else f"\ntop: {name_of(subject, predicted)}"
-            axes.set_xlabel(f"{100 * probability:.0f} % {shown[0].data.classes[target]}{says}", labelpad=2, fontsize=6)
+            says = "" if predicted == column else f"\ntop: {style.words(name_of(subject, predicted))}"
+            axes.set_xlabel(f"{100 * probability:.0f} % {name}{says}", labelpad=2, fontsize=6)
             if row == 0:
-                axes.set_title(subject.name)
+                axes.set_title(style.words(subject.name))
     for axes in sheets:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

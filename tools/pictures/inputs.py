@@ -1,7 +1,9 @@
 """What a user may name in the place of a file: a run, by its name or one of its folders, or a published name."""
 
+import os
 from pathlib import Path
 
+from mdistiller.checks import brief
 from mdistiller.engine.index import BENCHMARKS
 from mdistiller.engine.runs import BEST, published_weights
 from mdistiller.errors import UserError, nearest
@@ -13,46 +15,45 @@ START = "experiment_"  # of the name of a run's folder of logs
 def weights_at(text, project):
     """The file of weights that `text` means: a file, a run's name or folder, or the names in a published one."""
     path = Path(text)
-    if path.is_dir():
-        own = path / BEST
-        return own if own.is_file() else weights_at(run_of(path), project)
-    if path.exists() or path.suffix:
+    if os.path.isfile(path / BEST):
+        return path / BEST
+    if (os.path.lexists(path) or path.suffix) and not os.path.isdir(path):
         return path
-    for utils in utils_of(project):
-        for folder in utils.glob("*_pth"):
-            for found in (folder / text / BEST, published_weights(folder, text)):
-                if found.is_file():
-                    return found
-    known = [found.parent.name for utils in utils_of(project) for found in utils.glob(f"*_pth/*/{BEST}")]
-    raise UserError(f"no weights {text!r}{nearest(text, known)}; expected a file, or a run's folder or name")
+    name = run_of(Path(os.path.abspath(path))) if os.path.isdir(path) else text
+    folders = [folder for utils in utils_of(project) for folder in utils.glob("*_pth")]
+    for found in (each for folder in folders for each in (folder / name / BEST, published_weights(folder, name))):
+        if os.path.isfile(found) and Path(name).name == name:
+            return found
+    known = [found.parent.name for folder in folders for found in folder.glob(f"*/{BEST}")]
+    raise UserError(f"no weights {brief(text)!r}{nearest(name, known)}; expected a file, or a run's folder or name")
 
 
 def metrics_at(text, project):
     """The metrics.csv that `text` means: a file, or a run's name or folder."""
     path = Path(text)
-    if path.is_dir() and (path / METRICS).is_file():
+    if os.path.isfile(path / METRICS):
         return path / METRICS
-    if path.is_file() and path.name != BEST:
+    if os.path.lexists(path) and not os.path.isdir(path) and path.name != BEST:
         return path
+    path = Path(os.path.abspath(path))
     name = run_of(path.parent if path.name == BEST else path)
     # Beside the run's own folder first, as the project may have been moved or copied.
-    near = [parent for parent in path.absolute().parents[:3] if path.exists() and parent.name == "Utils"]
-    folders = [*near, *utils_of(project)]
-    for utils in folders:
-        for found in utils.glob(f"*_log/{START}*/{METRICS}"):
-            if run_of(found.parent) == name:
-                return found
-    known = [run_of(found.parent) for utils in folders for found in utils.glob(f"*_log/{START}*/{METRICS}")]
-    raise UserError(f"no {METRICS} of {text!r}{nearest(name, known)}; expected a file, or a run's folder or name")
+    near = [parent for parent in path.parents[:3] if parent.name == "Utils"]
+    tables = [found for utils in (*near, *utils_of(project)) for found in utils.glob(f"*_log/{START}*/{METRICS}")]
+    runs = {run_of(found.parent): found for found in reversed(tables)}
+    if name not in runs:
+        raise UserError(
+            f"no {METRICS} of {brief(text)!r}{nearest(name, runs)}; expected a file, or a run's folder or name"
+        )
+    return runs[name]
 
 
 def run_of(path):
     """The run's name in that of its folder of weights or of logs."""
-    if not path.name.startswith(START):
-        return path.name
+    name = path.name
     for benchmark in BENCHMARKS.values():
-        path = Path(path.name.removeprefix(f"{START}{benchmark.label}_"))
-    return path.name
+        name = name.removeprefix(f"{START}{benchmark.label}_")
+    return name
 
 
 def utils_of(project):

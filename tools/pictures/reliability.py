@@ -45,7 +45,7 @@ def draw(flags, project):
         errors = 100 * np.sqrt(bins.accuracy * (1 - bins.accuracy) / np.maximum(bins.images, 1))[many]
         points = 100 * bins.confidence[many], 100 * bins.accuracy[many]
         title = f"{subject.name}: calibration error {bins.error:.1f} %"
-        upper.errorbar(*points, errors, **look, marker="o", markersize=2.5, elinewidth=0.5, label=title)
+        upper.errorbar(*points, errors, **look, marker="o", markersize=2.5, elinewidth=0.5, label=style.words(title))
         lower.stairs(100 * bins.images / bins.images.sum(), edges, color=look["color"], linestyle=look["linestyle"])
     upper.set_title(f"{count} bins; points of those with {FEW} images or more", loc="left")
     upper.set(ylabel="accuracy, % (with standard error)", xlim=(0, 100), ylim=(0, 100))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mdistiller.engine.tables import shorten
 from mdistiller.engine.writing import atomic_write
-from mdistiller.errors import UserError
+from mdistiller.errors import UserError, printable
 
 SUFFIXES = ".png", ".svg"
 WIDTH = 100 / 25.4  # inches
@@ -42,6 +42,7 @@ LOOKS = {
     "grid.alpha": 0.25,
     "grid.linewidth": 0.4,
     "lines.linewidth": 1.2,
+    "text.parse_math": False,  # names are text, dollars and all
     "svg.hashsalt": "mdistiller",  # the same picture is the same file
 }
 
@@ -82,10 +83,14 @@ def diverging():
     return matplotlib().colors.LinearSegmentedColormap.from_list("diverging", DIVERGING)
 
 
+def words(text):
+    """A name of anyone's as a picture shows it: in one line, no longer than a legend's, and never hidden."""
+    return shorten(printable(text).lstrip("_") or "?", LINE - HANDLE)
+
+
 def legend_below(figure, axes):
     """Name what `axes` show below all of the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
-    labels = [shorten(text, LINE - HANDLE) for text in labels]
     columns = max(1, min(4, LINE // (HANDLE + max(map(len, labels)))))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2)
 

@@ -40,6 +40,8 @@ class Subject:
     def outputs(self):
         """What the network returns for its test images; the targets are columns of the logits."""
         found = outputs_of(self.network, self.data.test, f"Evaluating {self.name}")
+        if not (found.logits.isfinite().all() and found.pooled_feat.isfinite().all()):
+            raise UserError(f"what {self.file.path} returns is not finite; name a network whose training went well")
         return found if self.columns is None else found._replace(target=self.columns[found.target])
 
 
