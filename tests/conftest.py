@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.dataset.pictures import PHOTOGRAPHS, draw_samples
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, which more threads would take from each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what tests start
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

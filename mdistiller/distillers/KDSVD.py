@@ -27,13 +27,13 @@ def aligned_vectors(
     """The k leading singular vectors over the columns of one stage's maps, the student's and the teacher's.
 
     feat_*: (batch, channels, height, width); channels may differ, and where sizes do the larger is pooled. Returns two
-    (batch, width, k). A map is decomposed as a matrix (channels · height, width), in float32, as released. For each of
-    the teacher's vectors the student's is that one of its first k + 3 which is nearest to parallel, pointing the same
+    (batch, width, k). A map is decomposed as a matrix (channels · height, width). For each of the teacher's
+    vectors the student's is that one of its first k + 3 which is nearest to parallel, pointing the same
     way; both are scaled by the teacher's singular values, of unit length together.
     """
 
     def decompose(feat: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        vectors, values = RightSingularVectors.apply(feat.flatten(1, 2).float(), k)
+        vectors, values = RightSingularVectors.apply(feat.flatten(1, 2), k)
         return F.normalize(vectors, dim=1), F.normalize(values[:, None, :k], dim=2)
 
     feat_student, feat_teacher = pool_larger(feat_student, feat_teacher)

@@ -138,33 +138,29 @@ def mean_outer_product(maps: torch.Tensor) -> torch.Tensor:
 class RightSingularVectors(torch.autograd.Function):
     """The first k right singular vectors (batch, columns, k) of x (batch, rows, columns), and all singular values.
 
-    The gradient runs through the vectors only. It does not exist between vectors of equal singular values, and is
-    zero there; the library's also fails where values that nobody uses are equal, as those of a map with several
-    empty columns are.
+    They are the eigenvectors of xᵀx and the roots of its eigenvalues, in float64, where squaring costs nothing; a GPU
+    decomposes these small matrices at once, the tall ones one after the other. The gradient runs through the vectors
+    only. It does not exist between vectors of equal singular values, and is zero there.
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        _, values, vectors_t = torch.linalg.svd(x, full_matrices=False)
+        wide = x.double()
+        squares, vectors = (part.flip(-1) for part in torch.linalg.eigh(wide.mT @ wide))  # the largest first
+        values = squares.clamp_min(0).sqrt().to(x.dtype)
         ctx.k = k
-        ctx.save_for_backward(x, values, vectors_t)
+        ctx.save_for_backward(x, squares, vectors)
         ctx.mark_non_differentiable(values)
-        return vectors_t[:, :k].mT, values
+        return vectors[..., :k].to(x.dtype), values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor, _: None) -> tuple[torch.Tensor, None]:
-        x, values, vectors_t = ctx.saved_tensors
-        vectors, squares = vectors_t[:, : ctx.k].mT, values.square()
-        rounding = x.shape[2] * torch.finfo(x.dtype).eps * squares[:, :1, None]
-
-        def reciprocal(gap: torch.Tensor) -> torch.Tensor:
-            is_gap = gap.abs() > rounding
-            return torch.where(is_gap, 1 / torch.where(is_gap, gap, 1), 0)
-
-        # v_i is an eigenvector of xᵀx, so dv_i is the sum over j ≠ i of v_j (v_jᵀ d(xᵀx) v_i) / (s_i² − s_j²). Where
-        # x has fewer rows than columns, s_j is zero for the v_j that `vectors_t` lacks.
-        along, top = vectors_t @ grad, squares[:, None, : ctx.k]
-        solved = vectors_t.mT @ (along * reciprocal(top - squares[:, :, None]))
-        solved = solved + (grad - vectors_t.mT @ along) * reciprocal(top)
-        return (x @ solved) @ vectors.mT + (x @ vectors) @ solved.mT, None
+        x, squares, vectors = ctx.saved_tensors
+        gap = squares[:, None, : ctx.k] - squares[:, :, None]
+        is_gap = gap.abs() > x.shape[2] * torch.finfo(squares.dtype).eps * squares[:, :1, None]
+        reciprocal = torch.where(is_gap, 1 / torch.where(is_gap, gap, 1), 0)
+        # dv_i is the sum over j ≠ i of v_j (v_jᵀ d(xᵀx) v_i) / (s_i² − s_j²).
+        solved = vectors @ (vectors.mT @ grad.double() * reciprocal)
+        slope = solved @ vectors[..., : ctx.k].mT
+        return (x.double() @ (slope + slope.mT)).to(x.dtype), None

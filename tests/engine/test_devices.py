@@ -22,7 +22,7 @@ BATCH, CLASSES = 8, 100
 # What CUDA cannot answer before the host has seen the values.
 READS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount", "_linalg_check_errors"}
 READS |= {"_unique2", "unique_consecutive", "unique_dim", "_linalg_svd", "_linalg_eigh", "linalg_eig"}
-NEEDED = {"KDSVD": {"_linalg_svd"}}  # there is no other way to the singular vectors
+NEEDED = {"KDSVD": {"_linalg_eigh"}}  # there is no other way to the singular vectors
 INDEXING = {"index", "index_put", "index_put_", "_unsafe_index"}
 
 
