@@ -7,6 +7,7 @@ import torch
 from yacs.config import CfgNode
 
 from mdistiller.dataset.cifar100 import CIFAR100_CLASSES
+from mdistiller.dataset.crops import CROPS, five_crops, padded_crops
 from mdistiller.dataset.fingerprint import fingerprint
 from mdistiller.dataset.folder import check_same_classes, read_images
 from mdistiller.dataset.images import ImageSet, resize_images
@@ -25,6 +26,7 @@ from mdistiller.share import ALL, Share
 __all__ = [
     "AUGMENTATIONS",
     "CIFAR100_CLASSES",
+    "CROPS",
     "DATASETS",
     "IMAGENET_WNIDS",
     "BatchSource",
@@ -36,6 +38,7 @@ __all__ = [
     "build_data",
     "fill_defaults",
     "get_dataset",
+    "padded_crops",
 ]
 
 SHARE_OF_MEMORY = 0.5  # that a data set may take
@@ -78,6 +81,7 @@ def build_data(
     memory_format: torch.memory_format = torch.channels_last,
     share: Share = ALL,
     hold: bool | None = None,
+    crops: bool = False,
 ) -> Data:
     """Find the splits that `cfg.DATASET` names; small sets are read and put on `device`, ImageNet stays in its files.
 
@@ -87,7 +91,7 @@ def build_data(
     or `val` of a folder that has `test` as well.
     The training loader shuffles, and augments as DATASET.AUGMENT says, by `seed`; the others do neither.
     share: of several processes, as `BatchSource` takes it. hold: whether sets that may be held in memory are; None:
-    where they fit.
+    where they fit. crops: whether the test images of a set of photographs come as five crops each, as of `FileLoader`.
     Raises `UserError` for an unknown DATASET.AUGMENT, for a DATASET.IMAGE_SIZE at which the images would not fit into
     memory, for two validation sets, and for data that is missing or damaged.
     """
@@ -101,7 +105,8 @@ def build_data(
         val_from = f"{dataset.VAL_FRACTION * 100:g} % of the training images"
     sets = {split: image_set.to(device) for split, image_set in sets.items()}
     options = {"memory_format": memory_format, "share": share}
-    train, test, val = (_loader(sets, split, cfg, seed, **options) for split in ("train", "test", "val"))
+    crop = five_crops if crops else None
+    train, test, val = (_loader(sets, split, cfg, seed, crop, **options) for split in ("train", "test", "val"))
     classes = next(iter(sets.values())).classes
     return Data(
         train,
@@ -184,7 +189,7 @@ def _check_complete(classes, dataset, complete):
     )
 
 
-def _loader(sets, split, cfg, seed, **options):
+def _loader(sets, split, cfg, seed, crop, **options):
     """That of `split`; None where it is not in `sets`."""
     if split not in sets:
         return None
@@ -197,4 +202,5 @@ def _loader(sets, split, cfg, seed, **options):
     of_all = sets[split], batch_size, tuple(dataset.MEAN), tuple(dataset.STD)
     if isinstance(sets[split], ImageSet):
         return Loader(*of_all, **options)
-    return FileLoader(*of_all, dataset.IMAGE_SIZE, dataset.NUM_WORKERS, small=not source.stays_in_files, **options)
+    options |= {"small": not source.stays_in_files, "crop": crop}
+    return FileLoader(*of_all, dataset.IMAGE_SIZE, dataset.NUM_WORKERS, **options)

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ CROP_ATTEMPTS = 10
 DRAWS = 2 * CROP_ATTEMPTS + 3  # area and ratio an attempt, top, left, mirrored
 RESIZE_OVER_CROP = 256 / 224  # of the evaluation transform
 BATCHES_AHEAD = 2  # that each worker prepares
+Crop = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 class FileLoader(BatchSource):
@@ -36,7 +37,7 @@ class FileLoader(BatchSource):
     et al., Going Deeper with Convolutions, CVPR 2015); without augmentation the shorter side is scaled to 256/224 of
     `image_size`, and the centre is cut out. Both equal torchvision's transforms v2 on uint8, up to rounding. With
     `small`, images are prepared and augmented as those of a `Loader`: for sets of small images that do not fit into
-    memory.
+    memory. crop: `centre_crop`, or `five_crops`, with which `image` has five crops of each image, in a row.
     workers: processes that decode, at most one a core, of all that share this machine; 0: this one does. Each holds at
     most three batches.
     """
@@ -50,6 +51,7 @@ class FileLoader(BatchSource):
         image_size: int,
         workers: int = 0,
         small: bool = False,
+        crop: Crop | None = None,
         **options: Any,
     ) -> None:
         super().__init__(image_set, batch_size, mean, std, **options)
@@ -57,7 +59,7 @@ class FileLoader(BatchSource):
         self._plan = _Plan(self)
         workers = -(-min(workers, available_cores()) // self.share.on_machine)
         self._decoded: DataLoader[Any] = DataLoader(
-            _Decoder(image_set.to("cpu"), image_size, small),
+            _Decoder(image_set.to("cpu"), image_size, small, crop or centre_crop),
             batch_size=None,  # the plan's entries are whole batches
             sampler=self._plan,
             num_workers=workers,
@@ -135,8 +137,8 @@ class _Plan:
 class _Decoder(Dataset):
     """Turns a planned batch into pixels, in a worker process or in this one."""
 
-    def __init__(self, image_files, image_size, small):
-        self.image_files, self.image_size, self.small = image_files, image_size, small
+    def __init__(self, image_files, image_size, small, crop):
+        self.image_files, self.image_size, self.small, self.crop = image_files, image_size, small, crop
 
     def __getitem__(self, batch):
         """The batch's number and a list of its views, uint8 (B, 3, image_size, image_size); or an error as text.
@@ -159,7 +161,7 @@ class _Decoder(Dataset):
             return [torch.stack([read_small(path, self.image_size) for path in paths])]
         images = [decode(path, self.image_size) for path in paths]
         if draws is None:
-            return [torch.cat([centre_crop(image, self.image_size) for image in images])]
+            return [torch.cat([self.crop(image, self.image_size) for image in images])]
         crop = functools.partial(random_resized_crop, size=self.image_size)
         return [
             torch.cat([crop(image, draws=row) for image, row in zip(images, view, strict=True)])
@@ -198,15 +200,18 @@ def random_resized_crop(image: torch.Tensor, size: int, draws: Sequence[float]) 
 
 def centre_crop(image: torch.Tensor, size: int) -> torch.Tensor:
     """The centre of `image`, uint8 (1, 3, H, W), at `size` pixels a side, by torchvision's evaluation transform."""
+    image = resize_for_crop(image, size)
+    top, left = (round((side - size) / 2) for side in image.shape[2:])
+    return image[:, :, top : top + size, left : left + size]
+
+
+def resize_for_crop(image: torch.Tensor, size: int) -> torch.Tensor:
+    """`image`, uint8 (1, 3, H, W), with its shorter side at 256/224 of `size`."""
     height, width = image.shape[2:]
     shorter = round(size * RESIZE_OVER_CROP)
     if height < width:
-        height, width = shorter, int(shorter * width / height)
-    else:
-        height, width = int(shorter * height / width), shorter
-    image = resize(image, (height, width))
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return image[:, :, top : top + size, left : left + size]
+        return resize(image, (shorter, int(shorter * width / height)))
+    return resize(image, (int(shorter * height / width), shorter))
 
 
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -168,6 +168,8 @@ class CRD(FeatureDistiller):
         self.sampler.set_targets(targets)
 
     def feature_loss(self, features_student: Features, features_teacher: Features, **kwargs: Any) -> torch.Tensor:
+        if "index" not in kwargs:
+            raise UserError("CRD remembers each training image; expected batches of (image, label, index), their rows")
         # A mean over the images, each contrasted with the same memory; draws and memory are those of the whole batch.
         index, contrastive_index = self.processes.whole(kwargs["index"]), kwargs.get("contrastive_index")
         if contrastive_index is None:

@@ -12,22 +12,21 @@ from typing import Any
 
 from yacs.config import CfgNode as CN
 
-from mdistiller import models
 from mdistiller.dataset import DATASETS
 from mdistiller.distillers import DISTILLERS
 from mdistiller.errors import UserError
 
+from .agreement import RECORDED
 from .demo import run_demo
 from .describe import print_commands
 from .distributed import join
 from .ending import end, open_streams, tell
-from .evaluate import Evaluator, find_weights
+from .evaluate import Evaluator
 from .flags import Parser, TrainingParser
-from .index import BENCHMARKS, Benchmark
+from .found import files_to_evaluate
+from .index import Benchmark
 from .launch import Launch, select_device
-from .lines import count
 from .listing import print_config, print_names
-from .networks import NO_ARGUMENTS
 from .places import run_of, runs_of
 from .resolve import Choices, baseline_config, distillation_config
 from .resume import SavedRun
@@ -35,9 +34,8 @@ from .resume import resolve as resume
 from .run import run_experiment
 from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
 from .signals import end_later, stoppable
-from .students import WeightFile, weight_file
-from .tables import format_classes, format_table, place, write_classes, write_table
-from .teachers import fetch_pretrained, pretrained_teacher
+from .tables import format_classes, format_comparison, format_table, place, write_classes, write_table
+from .views import views_of
 
 NETWORK = "index, name, torchvision:NAME, timm:NAME or path/net.py:NAME of your own"
 
@@ -157,26 +155,50 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
         help=f"only what was trained on such data ({kinds}); the data of a file without meta",
     )
     parser.add_argument("--all", action="store_true", help="teachers and baselines as well, those of train.py")
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights to evaluate, in any published form")
-    parser.add_argument("--model", metavar="NAME", help="the file's network; alone: pretrained, on ImageNet")
-    parser.add_argument("--per_class", action="store_true", help="of one file: each class, and the worst confusions")
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        metavar="FILE",
+        help="weights to evaluate, in any published form; repeatable",
+    )
+    parser.add_argument("--model", metavar="NAME", help="the files' network; alone: pretrained, on ImageNet")
+    parser.add_argument("--per_class", action="store_true", help="of one row: each class, and the worst confusions")
     parser.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
+    parser.add_argument("--flip", action="store_true", help="mean logits of each image and its mirror image")
+    parser.add_argument("--ten_crop", action="store_true", help="mean logits of five crops and their mirror images")
+    parser.add_argument("--ensemble", action="store_true", help="one row of all files: the mean of their probabilities")
+    parser.add_argument(
+        "--agreement",
+        nargs="?",
+        const=RECORDED,
+        metavar="FILE",
+        help="compare with the teacher's weights FILE (default: those that each run had)",
+    )
+    parser.epilog = "SOLVER.AMP bf16 or fp16 tests in half precision, DATASET.IMAGE_SIZE N at another resolution."
     flags = parser.parse(arguments)
     if Launch().share.size > 1:
         raise UserError("evaluation takes one process; type python, not torchrun")
-    evaluator = Evaluator(flags.model, flags.pairs, select_device(flags.device), project)
+    views = views_of(flags.flip, flags.ten_crop)
+    evaluator = Evaluator(flags.model, flags.pairs, select_device(flags.device), project, views, flags.agreement)
     files = files_to_evaluate(project, flags, evaluator)
-    if flags.per_class and len(files) > 1:
-        raise UserError(f"--per_class takes one file and there are {len(files)}; name one with --checkpoint")
+    rows = [files] if flags.ensemble else [[file] for file in files]
+    if flags.ensemble and len(files) == 1:
+        raise UserError("--ensemble has no effect on one file; name more, each by a --checkpoint, or leave it out")
+    if flags.per_class and len(rows) > 1:
+        raise UserError(f"--per_class takes one file and there are {len(rows)}; name one with --checkpoint")
     evaluations, errors = [], []
-    for number, file in enumerate(files, 1):
+    for number, row in enumerate(rows, 1):
         try:
-            evaluations.append(evaluator.evaluate(file, f"Evaluating {number}/{len(files)}", flags.per_class))
+            evaluations.append(evaluator.evaluate(row, f"Evaluating {number}/{len(rows)}", flags.per_class))
         except UserError as error:
             errors.append(error)
+    if flags.agreement and evaluations and all(item.agreement is None for item in evaluations):
+        errors.append(UserError("--agreement has no effect, as none of these had a teacher; type --agreement FILE"))
     if evaluations:
         evaluations.sort(key=place)
-        print(format_table(evaluations))
+        print(format_table(evaluations, evaluator.title(len(files) if flags.ensemble else 1)))
+        if flags.agreement:
+            print(f"\n{format_comparison(evaluations)}")
         if flags.per_class:
             print(f"\n{format_classes(evaluations[0])}")
         sys.stdout.flush()
@@ -192,50 +214,6 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
         for other in others:
             tell(f"error: {other}")
         raise last
-
-
-def files_to_evaluate(project: Path, flags: argparse.Namespace, evaluator: Evaluator) -> list[WeightFile]:
-    """The one file that `flags` name, else all below `project` that they ask for. Raises UserError for none."""
-    if flags.checkpoint or flags.model:
-        if flags.all:
-            raise UserError("--all has no effect on one file; leave it out")
-        path = Path(flags.checkpoint) if flags.checkpoint else pretrained_network(flags.model, flags.dataset)
-        file = weight_file(path, flags.dataset or BENCHMARKS["cifar100"].models)
-        if flags.dataset not in (None, file.dataset):
-            raise UserError(
-                f"{path} was trained on data of type {file.dataset}, not {flags.dataset}; leave out --dataset, or type "
-                f"DATASET.TYPE {flags.dataset} to evaluate it there"
-            )
-        return [file]
-    files = find_weights(project, flags.dataset, flags.all)
-    found = len(files)
-    if flags.dataset and (left_out := found - len(files := evaluator.of_same_data(files))):
-        tell(f"{count(left_out, 'file')} of other images left out")
-    if not files:
-        kind = flags.dataset or "synthetic"
-        folder = BENCHMARKS[kind if kind in BENCHMARKS else "cifar100"].folder
-        root = " DATASET.ROOT FOLDER" if kind == "folder" else ""
-        example = {"synthetic": " --demo"}.get(kind, "" if kind in BENCHMARKS else f" DATASET.TYPE {kind}{root}")
-        on = f" on {flags.dataset}" if flags.dataset else ""
-        if others := sorted({file.dataset for file in find_weights(project)}):
-            on += f" (there are some on {', '.join(others)})"
-        raise UserError(
-            f"no students{on} in {project}; distil one (python {folder}/Utils/distillation_train.py{example}) or name "
-            "a file with --checkpoint"
-        )
-    return files
-
-
-def pretrained_network(name: str, dataset: str | None) -> Path:
-    """The pretrained weights of an ImageNet network, downloaded where they are missing."""
-    if dataset != "imagenet":
-        raise UserError(
-            f"--model {name} needs --checkpoint FILE, the weights to evaluate, or --dataset imagenet for its own"
-        )
-    name = models.canonical_name("imagenet", name)
-    path = pretrained_teacher(name, NO_ARGUMENTS, dataset)
-    fetch_pretrained(path, name)
-    return path
 
 
 def choices_of(flags: argparse.Namespace) -> Choices:

@@ -1,6 +1,6 @@
 """Settings without an effect on a run, which are bad input: who types one expects something of it."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from yacs.config import CfgNode as CN
@@ -77,12 +77,16 @@ def check_effects(cfg: CN, method: type[Distiller], in_file: Container[str], typ
         )
 
 
-def check_evaluation(typed: Iterable[str]) -> None:
-    """Raise UserError for a dotted key of the command line that the evaluation of a network does not read."""
+def check_evaluation(typed: Iterable[str], also: Sequence[str] = ()) -> None:
+    """Raise UserError for a dotted key of the command line that the evaluation of a network does not read.
+
+    also: keys that it reads beside those of DATASET and the network's arguments.
+    """
     for key in typed:
         section, _, name = key.partition(".")
-        if (section != "DATASET" or name in OF_TRAINING) and key != "DISTILLER.STUDENT_ARGS":
-            raise UserError(f"{key} has no effect on an evaluation, which reads keys of DATASET; leave it out")
+        if (section != "DATASET" or name in OF_TRAINING) and key not in ("DISTILLER.STUDENT_ARGS", *also):
+            known = " and ".join(["keys of DATASET", *also])
+            raise UserError(f"{key} has no effect on an evaluation, which reads {known}; leave it out")
 
 
 def read_keys(section: CN, method: type[Distiller], prefix: str = "") -> dict[str, Any]:

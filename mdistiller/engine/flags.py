@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +27,7 @@ class FlagParser(argparse.ArgumentParser):
             known = [option for action in self._actions for option in action.option_strings]
             raise UserError(f"unknown flag {unknown[0]!r}{nearest(unknown[0], known)}; type --help for all flags")
         for name, value in vars(flags).items():
-            if value == "":
+            if "" in (value if isinstance(value, list) and name != "pairs" else [value]):
                 raise UserError(f"--{name} has an empty value; give it one, or leave the flag out")
         return flags
 
@@ -41,6 +42,17 @@ class Parser(FlagParser):
         super().__init__(description=description)
         self.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
         self.add_argument("--device", help="cpu, cuda, cuda:1 … (default: CUDA where there is a GPU, else the CPU)")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        optional = [action for action in self._actions if action.nargs == "?"]
+        alone = {option: action.const for action in optional for option in action.option_strings}
+        given, words = list(sys.argv[1:] if arguments is None else arguments), []
+        for number, word in enumerate(given):
+            words.append(word)
+            after = given[number + 1] if number + 1 < len(given) else ""
+            if word in alone and KEY.fullmatch(after) and not Path(after).exists():  # --resume KEY VALUE
+                words.append(alone[word])
+        return super().parse(words)
 
 
 class TrainingParser(Parser):
@@ -68,10 +80,3 @@ class TrainingParser(Parser):
             help="go on with a run that was stopped: its name, folder or last.pth (default: the newest)",
         )
         self.add_argument("--seed", type=int, help="seed of everything random (default: EXPERIMENT.SEED, 2021)")
-
-    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        flags = super().parse(arguments)
-        if KEY.fullmatch(flags.resume or "") and not Path(flags.resume).exists():  # --resume KEY VALUE
-            flags.pairs.insert(0, flags.resume)
-            flags.resume = NEWEST
-        return flags

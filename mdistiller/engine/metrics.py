@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from .distributed import ONE, Processes
 
 GRADIENT = "gradient"  # its norm, beside the losses
 SECONDS_BETWEEN_READS = 0.5  # reading a value back makes the host wait for the device
+Observer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,15 @@ def evaluate(
     network: nn.Module,
     batches: Iterable[dict[str, torch.Tensor]],
     columns: torch.Tensor | None = None,
-    confusion: torch.Tensor | None = None,
+    observers: Sequence[Observer] = (),
     title: str = "Evaluating",
     processes: Processes = ONE,
 ) -> Result:
     """Evaluate `network`, in eval mode, on `batches` of {"image", "target"}; its mode is restored.
 
-    columns: int64 (classes of the data,), the logits' column of each class, where they are not the same.
-    confusion: int64 (classes, classes) of the logits' columns, on their device, to which the images of each class (row)
-    that are taken for each (column) are added. title: of the progress bar. processes: of which each has some of the
-    batches; each gets the result.
+    columns: int64 (classes of the data,), the logits' column of each class, where they are not the same. observers:
+    each is given every batch's logits, the targets among their columns, and the images. title: of the progress bar.
+    processes: of which each has some of the batches; each gets the result.
     """
     was_training = network.training
     network.eval()
@@ -74,9 +74,8 @@ def evaluate(
             target = batch["target"] if columns is None else columns[batch["target"]]
             loss = loss.to(logits.device) + F.cross_entropy(logits, target, reduction="sum").double()
             correct = correct.to(logits.device) + count_correct(logits, target)
-            if confusion is not None:
-                cells = target * len(confusion) + highest(logits)[:, 0]
-                confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
+            for observe in observers:
+                observe(logits, target, batch["image"])
             images += len(logits)
             bar.update(len(logits))
     network.train(was_training)

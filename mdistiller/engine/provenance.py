@@ -14,8 +14,14 @@ from yacs.config import CfgNode as CN
 
 import mdistiller
 from mdistiller.dataset import Data
+from mdistiller.distillers import find_method
 
+from .cfg import used_sections
+from .identity import with_variant
+from .launch import Launch
+from .networks import label_of
 from .runs import PROJECT
+from .values import dump
 
 SECONDS_FOR_GIT = 5
 
@@ -35,6 +41,32 @@ def describe_data(cfg: CN, data: Data) -> dict[str, Any]:
             "seed": cfg.DATASET.SYNTHETIC.SEED if cfg.DATASET.TYPE == "synthetic" else None,
         },
         "normalisation": {"mean": list(data.mean), "std": list(data.std)},
+    }
+
+
+def about_run(
+    cfg: CN, run: str, data: Data, models: str, teacher_top1: float | None = None, processes: int = 1
+) -> dict[str, Any]:
+    """What the weight files of the run called `run`, which `cfg` describes, tell of it.
+
+    models: the dataset of `build_model`; teacher_top1: in percent; processes: that train together.
+    """
+    chosen, method = cfg.DISTILLER, find_method(cfg.DISTILLER.TYPE)
+    return {
+        "run": run,
+        "launch": Launch().name,
+        "processes": processes,
+        "network": method.student_name(chosen.STUDENT, chosen.TEACHER),
+        "arguments": chosen.STUDENT_ARGS,
+        "models": models,
+        "teacher": label_of(cfg, "TEACHER") if method.needs_teacher else None,
+        "teacher_top1": teacher_top1,
+        "teacher_sha256": chosen.TEACHER_SHA256 or None,
+        "distiller": with_variant(method.__name__, cfg, method),
+        "chosen_by": data.val_from or "test",
+        "config": dump(used_sections(cfg, method)),
+        **describe_data(cfg, data),
+        **describe_versions(),
     }
 
 

@@ -31,6 +31,11 @@ class Batches:
         self.loader, self.device = loader, device
         self.num_images_per_epoch, self.first = len(loader.dataset), 0
 
+    @property
+    def image_set(self) -> Any:
+        """The images, of which there are `len(image_set)`."""
+        return self.loader.dataset
+
     def __len__(self) -> int:
         return len(self.loader)
 

@@ -14,19 +14,18 @@ from mdistiller.dataset import BatchSource, Data, ImageSet, build_data
 from mdistiller.distillers import Distiller, build_distiller, find_method
 from mdistiller.errors import UserError
 
-from .cfg import changed, used_sections
+from .cfg import changed
 from .describe import describe_code, describe_run, hint_of_devices, hints
 from .distributed import ONE, Processes
 from .failures import explained
 from .freezing import freeze
 from .identity import with_variant
 from .index import Benchmark
-from .launch import Launch
 from .metrics import Result
 from .networks import arguments_told, build_student, checksums_of, label_of
 from .owner import owned
 from .precision import compile_networks, keep_freed_memory
-from .provenance import describe_data, describe_versions
+from .provenance import about_run, describe_versions
 from .resume import SavedRun, has_ended, tell_ended
 from .runlog import QuietLog, RunLog, import_wandb, start_wandb
 from .runs import BASELINE_FOLDERS, RunFiles, create_run, folders_of
@@ -34,7 +33,7 @@ from .seeds import seed_everything
 from .teachers import sha256_of
 from .teaching import build_teacher, folded
 from .trainer import Trainer
-from .values import dump, leaves
+from .values import leaves
 from .weights import load_weights
 
 
@@ -119,28 +118,13 @@ def run_experiment(
             files = processes.first(partial(create_run, *folders, benchmark.label, title, published))
             if processes.is_first:
                 stack.enter_context(owned(files.weights))
-        config_text = dump(used_sections(cfg, method))
-        meta = {
-            "run": files.name,
-            "launch": Launch().name,
-            "processes": processes.size,
-            "network": method.student_name(cfg.DISTILLER.STUDENT, cfg.DISTILLER.TEACHER),
-            "arguments": cfg.DISTILLER.STUDENT_ARGS,
-            "models": benchmark.models_for(cfg.DATASET.TYPE),
-            "teacher": teacher_name,
-            "teacher_top1": parts.teacher_top1,
-            "teacher_sha256": cfg.DISTILLER.TEACHER_SHA256 or None,
-            "distiller": label,
-            "chosen_by": parts.data.val_from or "test",
-            "config": config_text,
-            **describe_data(cfg, parts.data),
-            **describe_versions(),
-        }
+        models = benchmark.models_for(cfg.DATASET.TYPE)
+        meta = about_run(cfg, files.name, parts.data, models, parts.teacher_top1, processes.size)
         judged_on = "validation" if parts.data.val else "test"
         log: RunLog | QuietLog = QuietLog()
         if processes.is_first:
             wandb = start_wandb(cfg, files)
-            log = stack.enter_context(RunLog(files, config_text, wandb, state and state["log"], judged_on))
+            log = stack.enter_context(RunLog(files, meta["config"], wandb, state and state["log"], judged_on))
         trainer = Trainer(cfg, distiller, parts.data, files, log, meta, processes)
         if saved and state:
             saved.load_into(trainer)

@@ -1,7 +1,7 @@
 """Networks out of weight files, by what these tell of themselves: for tests, for tools, and for Python."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,13 +90,14 @@ class Reader:
     """Reads weight files by what they tell of themselves, overridden by `pairs`.
 
     network: the name of the files' network, for files that do not tell. project: whose runs' own network files may run.
+    also: keys that `pairs` may have beside those of DATASET.
     """
 
-    def __init__(self, network: str | None, pairs: list[str], project: Path | None = None):
+    def __init__(self, network: str | None, pairs: list[str], project: Path | None = None, also: Sequence[str] = ()):
         self.network, self.pairs, self.project = network, pairs, project
         self.plain = find_method(PLAIN_TRAINING)
         config.merge_pairs(config.config_for(self.plain), pairs)
-        check_evaluation(pairs[::2])
+        check_evaluation(pairs[::2], also)
 
     def config_of(self, file: WeightFile, needs_images: bool = True) -> CN:
         """The config that says which data `file` is evaluated on, and all that its `meta` says.

@@ -10,6 +10,7 @@ from typing import Any
 from mdistiller.errors import printable
 
 from .evaluate import Evaluation
+from .networks import SEPARATOR
 from .runs import shown
 from .writing import atomic_write
 
@@ -20,9 +21,11 @@ WORST, BEST = 20, 5  # classes shown, where there are more than both together
 MOST_CONFUSIONS = 10
 
 HEADER = "dataset", "teacher", "student", "method", "seed", "epoch", "top-1", "top-5", "loss", "images", "file"
+COMPARISON_HEADER = "teacher", "student", "method", "seed", "top-1", "agreement", "KL", "ECE"
+OF_CSV = "chosen_by", "ece", "agreement", "kl", "compared_with", "image_size", "views", "precision", "networks"
 CLASS_HEADER = "class", "images", "top-1"
 CONFUSION_HEADER = "true", "taken for", "count", "share"
-NUMBERS = "seed", "epoch", "top-1", "top-5", "loss", "images", "count", "share"  # set to the right
+NUMBERS = {*HEADER[4:-1], *COMPARISON_HEADER[3:], "count", "share"}  # set to the right
 
 
 def columns_of(text: str) -> int:
@@ -70,35 +73,60 @@ def align(rows: Sequence[tuple[str, ...]], numbers: Iterable[str] = (), width: i
 
 def place(item: Evaluation) -> tuple[Any, ...]:
     """What the rows of a table are sorted by: data and pair, then the best first."""
-    return item.dataset, item.teacher or "", item.student, -item.result.top1, item.method or "", str(item.file)
+    return item.dataset, item.teacher or "", item.student, -item.result.top1, item.method or "", str(item.files)
 
 
-def format_table(evaluations: Sequence[Evaluation]) -> str:
-    """A row an evaluation, its file at the end, or below where the folder's name would not fit there."""
+def format_table(evaluations: Sequence[Evaluation], title: str = "") -> str:
+    """A row an evaluation, its file at the end, or below where the folder's name would not fit there.
+
+    title: a line that is above them, unless empty.
+    """
     rows: list[tuple[str, ...]] = [HEADER[:-1]]
     for item in evaluations:
         known = item.dataset, item.teacher, item.student, item.method, item.seed, item.epoch
-        loss = f"{item.result.loss:.4f}" if item.result.loss < LARGE_LOSS else f"{item.result.loss:.3g}"
-        numbers = f"{item.result.top1:.2f}", f"{item.result.top5:.2f}", loss, str(item.result.images)
-        rows.append((*(UNKNOWN if value is None else printable(value) for value in known), *numbers))
-    title = GAP + HEADER[-1]
-    header, *lines = align(rows, NUMBERS, WIDTH - len(title)).split("\n")
-    chosen = list(map(note_on, evaluations))
-    files = [printable(shown(item.file)) for item in evaluations]
-    beside = [shorten_path(file, WIDTH - len(GAP) - columns_of(header)) for file in files]
-    if all(is_whole for _, is_whole in beside) and not any(chosen):
+        numbers = f"{item.result.top1:.2f}", f"{item.result.top5:.2f}", in_nats(item.result.loss), item.result.images
+        rows.append((*map(cell, known), *map(str, numbers)))
+    last = GAP + HEADER[-1]
+    header, *lines = align(rows, NUMBERS, WIDTH - len(last)).split("\n")
+    notes = list(map(note_on, evaluations))
+    files = [[printable(shown(file)) for file in item.files] for item in evaluations]
+    beside = [shorten_path(names[0], WIDTH - len(GAP) - columns_of(header)) for names in files]
+    if all(is_whole for _, is_whole in beside) and not any(notes) and all(len(names) == 1 for names in files):
         lines = [f"{line}{GAP}{file}" for line, (file, _) in zip(lines, beside, strict=True)]
     else:
-        rooms = [WIDTH - len(GAP) - len(note) for note in chosen]
-        below = [shorten_path(file, room)[0] + note for file, room, note in zip(files, rooms, chosen, strict=True)]
-        lines = [f"{line}\n{GAP}{file}" for line, file in zip(lines, below, strict=True)]
-    return "\n".join([header + title, *lines])
+        for number, (names, note) in enumerate(zip(files, notes, strict=True)):
+            for name in names:
+                end = note if name == names[-1] else ""
+                lines[number] += f"\n{GAP}{shorten_path(name, WIDTH - len(GAP) - len(end))[0]}{end}"
+    return "\n".join([*([title] if title else []), header + last, *lines])
+
+
+def format_comparison(evaluations: Sequence[Evaluation]) -> str:
+    """How near the networks are to their teachers, and how well calibrated: a row an evaluation, in the same order."""
+    rows: list[tuple[str, ...]] = [COMPARISON_HEADER]
+    for item in evaluations:
+        known = map(cell, (item.teacher, item.student, item.method, item.seed))
+        compared = [UNKNOWN, UNKNOWN]
+        if item.agreement is not None and item.divergence is not None:
+            compared = [f"{item.agreement:.2f}", in_nats(item.divergence)]
+        rows.append((*known, f"{item.result.top1:.2f}", *compared, f"{item.calibration:.2f}"))
+    return align(rows, NUMBERS, WIDTH)
+
+
+def cell(value: Any) -> str:
+    """What a file tells, as a cell of a table."""
+    return UNKNOWN if value is None else printable(value)
+
+
+def in_nats(value: float) -> str:
+    return f"{value:.4f}" if value < LARGE_LOSS else f"{value:.3g}"
 
 
 def note_on(item: Evaluation) -> str:
     """What a reader of an evaluation's row should know, behind a space, or nothing."""
     notes = [f"chosen by {printable(item.chosen_by)}"] if item.chosen_by not in (None, "test") else []
     notes += ["other images than its run was tested on"] if item.is_changed else []
+    notes += ["its teacher's file has changed"] if item.teacher_is_changed else []
     return f" ({'; '.join(notes)})" if notes else ""
 
 
@@ -142,8 +170,11 @@ def write_table(path: str | Path, evaluations: Iterable[Evaluation]) -> None:
     for item in evaluations:
         known = item.dataset, item.teacher, item.student, item.method, item.seed, item.epoch
         numbers = item.result.top1, item.result.top5, item.result.loss, item.result.images
-        rows.append((*known, *numbers, item.file.absolute(), item.chosen_by))
-    write_csv(path, [title.replace("-", "") for title in (*HEADER, "chosen_by")], rows)
+        files = item.files[0].absolute() if len(item.files) == 1 else SEPARATOR.join(map(str, item.files))
+        compared = item.calibration, item.agreement, item.divergence, item.compared_with
+        tested = item.image_size, item.views, item.precision, len(item.files)
+        rows.append((*known, *numbers, files, item.chosen_by, *compared, *tested))
+    write_csv(path, [title.replace("-", "") for title in (*HEADER, *OF_CSV)], rows)
 
 
 def write_classes(path: str | Path, item: Evaluation) -> None:

@@ -28,6 +28,7 @@ from mdistiller.models import build_model
 from tests.engine.conftest import TINY
 
 HEADER = "dataset teacher student method seed epoch top-1 top-5 loss images file".split()
+OF_CSV = "chosen_by ece agreement kl compared_with image_size views precision networks".split()
 DISTILLED, PLAIN = "model_distillation_pth", "model_pth"
 
 
@@ -194,7 +195,7 @@ def test_csv_has_the_same_rows_in_full(script, save, tmp_path, monkeypatch):
     rows = rows_of(script(evaluation_main, "--csv", "tables/all.csv").out)
     with open("tables/all.csv", newline="") as file:
         written = list(csv.DictReader(file))
-    assert list(written[0]) == [*(title.replace("-", "") for title in HEADER), "chosen_by"]
+    assert list(written[0]) == [*(title.replace("-", "") for title in HEADER), *OF_CSV]
     assert {row["file"] for row in written} == set(map(str, paths)) and written[0]["teacher"] == ""
     for row, (*_, top1, top5, loss, images, _file) in zip(written, rows, strict=True):
         assert (f"{float(row['top1']):.2f}", f"{float(row['top5']):.2f}") == (top1, top5)
