@@ -30,13 +30,12 @@ PICTURES = {
     "curves": (curves.draw, {"metric"}),
     "correlation": (correlation.draw, OF_NETWORKS | {"teacher_weights"}),
     "embedding": (embedding.draw, OF_NETWORKS | {"method", "classes"}),
-    "reliability": (reliability.draw, OF_NETWORKS | {"teacher_weights", "bins"}),
+    "reliability": (reliability.draw, OF_NETWORKS | {"teacher_weights"}),
     "gradcam": (gradcam.draw, OF_NETWORKS | {"teacher_weights", "images"}),
     "cost": (cost.draw, {"teacher", "student", "batch_size", "device"}),
 }
 CHECKS = {
     "classes": whole(1, 60),
-    "bins": whole(1, 1000),
     "images": whole(1, 20),
     "batch_size": whole(1, 65_536),
 }
@@ -58,7 +57,6 @@ def parse(arguments=None):
     parser.add_argument("--model", metavar="NAME", help="the files' network, where they do not tell it")
     parser.add_argument("--method", choices=embedding.METHODS, help="of embedding (default tsne)")
     parser.add_argument("--classes", type=int, help="of embedding: shown, evenly spread (default 8)")
-    parser.add_argument("--bins", type=int, help="of reliability (default 15)")
     parser.add_argument(
         "--images", type=int, help="of gradcam: test images, a class each, where none are named (default 4)"
     )

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from mdistiller.engine.measures import Calibration
 from mdistiller.models import build_model
 from tools.pictures import cost
 from tools.pictures.embedding import pca, spread
 from tools.pictures.gradcam import class_map
-from tools.pictures.reliability import bins_of
+from tools.pictures.reliability import points_of
 from tools.pictures.subjects import distinct
 from tools.plot import main
 
@@ -25,21 +26,17 @@ def pair(project):
     return STUDENT, TEACHER
 
 
-def test_the_calibration_error_is_that_by_hand():
-    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.45, 0.55]], dtype=torch.float64)
-    bins = bins_of(probabilities.log(), torch.tensor([0, 1, 1, 0]), count=2)
-    assert bins.images.tolist() == [0, 4]
-    assert bins.confidence[1] == pytest.approx(0.7375) and bins.accuracy[1] == 0.5
-    assert bins.error == pytest.approx(23.75)
-    # (0.9 right, 0.8 wrong), then 0.7 right, then 0.55 wrong: 2/4 * |0.5 - 0.85| + 1/4 * 0.3 + 1/4 * 0.55
-    assert bins_of(probabilities.log(), torch.tensor([0, 1, 1, 0]), count=4).error == pytest.approx(
-        100 * (0.5 * abs(0.5 - 0.85) + 0.25 * abs(0.5 - (0.7 + 0.55) / 2) * 2)
-    )
-
-
-def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
-    bins = bins_of(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([0]), count=2)
-    assert bins.images.tolist() == [1, 0]
+def test_points_of_a_diagram_are_those_by_hand():
+    calibration = Calibration(torch.device("cpu"))
+    probabilities = torch.tensor([[0.9, 0.1], [0.11, 0.89], [0.3, 0.7], [0.45, 0.55]], dtype=torch.float64)
+    calibration(probabilities.log(), torch.tensor([0, 0, 1, 1]), None)
+    images, confidence, accuracy = points_of(calibration)
+    filled = [8, 10, 13]  # of 15: above 8/15, 10/15 and 13/15
+    assert images[filled].tolist() == [1, 1, 2] and images.sum() == 4
+    np.testing.assert_allclose(confidence[filled], [55, 70, 89.5])
+    np.testing.assert_allclose(accuracy[filled], [100, 100, 50])
+    gaps = np.abs(accuracy - confidence)
+    assert calibration.error == pytest.approx((images * gaps).sum() / 4) == pytest.approx((45 + 30 + 2 * 39.5) / 4)
 
 
 def test_grad_cam_is_its_formula():
@@ -99,7 +96,7 @@ def test_a_network_without_a_teacher_is_one_line(project, pair, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    ["reliability", "reliability --bins 5", "embedding --method pca", "gradcam --images 2"],
+    ["reliability", "embedding --method pca", "gradcam --images 2"],
 )
 def test_each_picture_of_several_networks_is_drawn(project, pair, tmp_path, words):
     assert project.run(main, *words.split(), *pair, "--output", tmp_path / "a.png") == 0, project.err
@@ -154,6 +151,30 @@ def test_cost_measures_each_method(project, monkeypatch, tmp_path):
     assert [line.split(" ")[0] for line in project.out.splitlines()[:2]] == ["no", "KD"]
 
 
+@pytest.mark.parametrize("picture", ["reliability", "correlation", "embedding", "gradcam"])
+def test_a_network_that_returns_no_numbers_is_one_line(project, pair, tmp_path, picture):
+    path = project.utils / "model_distillation_pth" / STUDENT / "best.pth"
+    content = torch.load(path, weights_only=True)
+    content["model"]["fc.weight"].fill_(3e38)
+    torch.save(content, path)
+    project.fails_with("is not finite", main, picture, path, "--output", tmp_path / "a.png")
+
+
+def test_names_are_shown_as_they_are(project, pair, tmp_path):
+    path = project.utils / "model_distillation_pth" / STUDENT / "best.pth"
+    content = torch.load(path, weights_only=True)
+    content["meta"]["distiller"] = "_$\\frac{ \n 猫"
+    torch.save(content, tmp_path / "odd.pth")
+    assert project.run(main, "reliability", tmp_path / "odd.pth", "--output", tmp_path / "a.png") == 0, project.err
+    assert project.err == ""
+
+
+@pytest.mark.parametrize("text", [".", "..", "x" * 5000, "/", "a/../b", "\n"])
+def test_what_is_no_run_is_one_line(project, text):
+    project.fails_with("no weights", main, "reliability", text, "--output", "a.png")
+    project.fails_with("no metrics.csv", main, "curves", text, "--output", "a.png")
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -163,11 +184,11 @@ def test_cost_measures_each_method(project, monkeypatch, tmp_path):
         ("reliability --output a.png", "needs files of weights"),
         ("curves --output a.png", "needs runs"),
         ("drawing x.pth --output a.png", "invalid choice: 'drawing'"),
-        ("curves x.csv --bins 5 --output a.png", "--bins has no effect on curves"),
+        ("curves x.csv --images 5 --output a.png", "--images has no effect on curves"),
         ("curves x.csv DATASET.TYPE synthetic --output a.png", "DATASET.TYPE has no effect on curves"),
         ("cost KD --teacher_weights a.pth --output a.png", "--teacher_weights has no effect on cost"),
         ("cost nothing --device cpu --output a.png", "nothing"),
-        ("reliability x.pth --bins 0 --output a.png", "--bins is 0"),
+        ("gradcam x.pth --images 0 --output a.png", "--images is 0"),
         ("embedding x.pth --method umap --output a.png", "invalid choice: 'umap'"),
         ("reliability x.pth --output a.png", "cannot read weights x.pth"),
         ("reliability nothing --output a.png", "no weights 'nothing'"),
