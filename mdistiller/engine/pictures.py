@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from .outputs import class_correlations
+from .seeds import generators_state, set_generators_state
 
 AUGMENTED, DIFFERENCE = "train/augmented", "test/class_correlation_teacher_minus_student"  # tags
 COLUMNS = 8  # of the grid
@@ -27,20 +28,27 @@ def show_difference(trainer: Any) -> None:
     teacher = None if distiller.takes_new_sections else distiller.teacher  # a user's file may have it return anything
     is_asked = trainer.log.shows_pictures or processes.size > 1  # each of which has a part of the images
     if is_asked and teacher is not None and data.num_classes <= MOST_CLASSES:
+        state = generators_state()  # from which a loader of someone else's draws
         theirs, ours = class_correlations((teacher, trainer.student), data.test, data.num_classes, processes)
+        set_generators_state(state)
         trainer.log.picture(DIFFERENCE, coloured(theirs - ours), trainer.finished)
 
 
 def grid_of(batch: Mapping[str, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """The first images of a training batch as they are augmented, the strong views below; uint8 (3, H, W)."""
+    """The first images of a training batch as they are augmented, the strong views below; uint8 (3, H, W).
+
+    mean, std: of their normalisation; empty where that is not known, and the darkest is shown black, the lightest white.
+    """
     views = [batch[name] for name in ("image", "image_strong") if name in batch]
     count = COLUMNS if views[0].shape[-1] > LARGE else 4 * COLUMNS
     rows = [row for view in views for row in view[:count].split(COLUMNS)]
-    scale, shift = (views[0].new_tensor(values).view(3, 1, 1) for values in (std, mean))
-    blank = -shift / scale  # black
-    full = [torch.cat([row, *(blank.expand_as(row[:1]) for _ in range(COLUMNS - len(row)))]) for row in rows]
+    black = -torch.tensor(mean) / torch.tensor(std) if mean else torch.stack([row.min().cpu() for row in rows]).min()
+    white = black + 1 / torch.tensor(std) if mean else torch.stack([row.max().cpu() for row in rows]).max()
+    black, white = (values.to(views[0]).view(-1, 1, 1) for values in (black, white))
+    blank = black.expand_as(views[0][:1])
+    full = [torch.cat([row, *[blank] * (COLUMNS - len(row))]) for row in rows]
     grid = torch.cat([torch.cat(list(row), dim=2) for row in full], dim=1)
-    return ((grid * scale + shift) * 255).round().clamp(0, 255).byte().cpu()
+    return ((grid - black) / (white - black) * 255).round().clamp(0, 255).byte().cpu()
 
 
 def coloured(matrix: torch.Tensor) -> torch.Tensor:

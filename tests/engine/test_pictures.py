@@ -76,6 +76,11 @@ def test_the_grid_has_strong_views_below():
     assert grid.shape == (3, 8, 4 * COLUMNS) and not grid[:, :4].any() and (grid[:, 4:, :8] == 255).all()
 
 
+def test_without_a_normalisation_the_grid_goes_from_the_darkest_to_the_lightest():
+    batch = {"image": torch.tensor([-3.0, 1.0, 5.0]).view(3, 1, 1, 1).expand(3, 3, 4, 4)}
+    assert grid_of(batch, (), ())[0, 0, ::4].tolist() == [0, 128, 255, *[0] * (COLUMNS - 3)]
+
+
 def test_a_matrix_has_blue_below_zero_and_orange_above():
     picture = coloured(torch.tensor([[0.0, 1.0], [-1.0, -3.0]]))
     assert picture.shape == (3, SIDE, SIDE)

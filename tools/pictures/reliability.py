@@ -45,6 +45,6 @@ def calibration_of(subject):
 
 
 def points_of(calibration):
-    """Of each bin of confidence its images, their mean confidence and their accuracy, in percent; 0 where it is empty."""
+    """Of each bin its images, their mean confidence and their accuracy, in percent; 0 where it is empty."""
     images, confidence, hits = calibration.sums.cpu().numpy().T
     return images, 100 * confidence / np.maximum(images, 1), 100 * hits / np.maximum(images, 1)
