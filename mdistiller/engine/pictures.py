@@ -37,7 +37,7 @@ def show_difference(trainer: Any) -> None:
 def grid_of(batch: Mapping[str, torch.Tensor], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """The first images of a training batch as they are augmented, the strong views below; uint8 (3, H, W).
 
-    mean, std: of their normalisation; empty where that is not known, and the darkest is shown black, the lightest white.
+    mean, std: of their normalisation; empty where it is not known, and the darkest is black, the lightest white.
     """
     views = [batch[name] for name in ("image", "image_strong") if name in batch]
     count = COLUMNS if views[0].shape[-1] > LARGE else 4 * COLUMNS
