@@ -38,25 +38,27 @@ def draw(flags, project):
     pair = flags.teacher or TEACHER, flags.student or STUDENT
     batch_size = flags.batch_size or BATCH_SIZE
     names = flags.inputs or CIFAR100.published
-    trainings = {ALONE: training_of(PLAIN_TRAINING, pair, batch_size, flags.device)}
-    for name in names:
-        training = training_of(name, pair, batch_size, flags.device)
-        trainings[training.cfg.DISTILLER.TYPE] = training
+    configs = [config_of_method(name, pair, batch_size, flags.device) for name in (PLAIN_TRAINING, *names)]
+    titles = [ALONE, *(cfg.DISTILLER.TYPE for cfg in configs[1:])]
+    trainings = {title: training_of(cfg, flags.device) for title, cfg in zip(titles, configs, strict=True)}
     alone, *rest = found = measure(trainings, flags.device)
     print(f"{alone.name} {1000 * alone.median:.1f} ms a step")
     for times in rest:
         print(f"{times.name} {1000 * times.median:.1f} ms a step, {times.median / alone.median:.2f} times {ALONE}")
-    some = next(iter(trainings.values())).cfg.DISTILLER
-    return chart(found, f"{pair_of(trainings, some)}, batch {batch_size}, {name_of(flags.device)}")
+    return chart(found, f"{pair_of(configs)}, batch {batch_size}, {name_of(flags.device)}")
 
 
-def training_of(method, pair, batch_size, device):
-    """The project's trainer of a method, warmed up. Raises UserError for names of none."""
+def config_of_method(method, pair, batch_size, device):
+    """The config of a method's preset. Raises UserError for names of none."""
     flags = argparse.Namespace(teacher=pair[0], student=pair[1], method=method, augment="weak", device=device)
-    cfg = config_of(flags, batch_size)
+    return config_of(flags, batch_size)
+
+
+def training_of(cfg, device):
+    """The project's trainer of the method that `cfg` names, warmed up."""
     student, teacher = build_networks(cfg)
     teacher = teacher if find_method(cfg.DISTILLER.TYPE).needs_teacher else None
-    training = Training(cfg, student, teacher, random_images(STEPS * batch_size), device)
+    training = Training(cfg, student, teacher, random_images(STEPS * cfg.SOLVER.BATCH_SIZE), device)
     training.prepare()
     return training
 
@@ -89,11 +91,10 @@ def chart(found, title):
     return figure
 
 
-def pair_of(trainings, alone):
-    """The networks' own names, as the config of a method with a teacher has them."""
-    nodes = [training.cfg.DISTILLER for training in trainings.values()]
-    teachers = [node.TEACHER for node in nodes if find_method(node.TYPE).needs_teacher]
-    return f"{teachers[0]} → {alone.STUDENT}" if teachers else alone.STUDENT
+def pair_of(configs):
+    """The networks' own names, as configs have them: a teacher's where a method has one."""
+    teachers = [cfg.DISTILLER.TEACHER for cfg in configs if find_method(cfg.DISTILLER.TYPE).needs_teacher]
+    return " → ".join([*teachers[:1], configs[0].DISTILLER.STUDENT])
 
 
 def name_of(device):
