@@ -44,7 +44,7 @@ def draw(flags, project):
         axes.grid(visible=True)
     style.legend_below(figure, sheets[0])
     if any(len(members) > 1 for members in groups):
-        sheets[0].set_title("mean and standard deviation", loc="left")
+        sheets[0].set_title("means of runs; bands: one standard deviation to either side", loc="left")
     return figure
 
 

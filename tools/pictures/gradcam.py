@@ -16,6 +16,8 @@ from .embedding import spread
 from .subjects import Subjects
 
 IMAGES = 4  # of the test images, each of another class, where none are named
+LARGEST = 28  # mm, a side of an image
+LETTERS = 72  # that are as wide as the picture
 
 
 def draw(flags, project):
@@ -28,13 +30,14 @@ def draw(flags, project):
     if flags.teacher_weights:
         shown.insert(0, subjects.teacher_of(shown[0], flags.teacher_weights))
     pictures = [read_photograph(path, shown) for path in photographs] or chosen(shown, flags.images or IMAGES)
-    figure, sheets = style.sheet(len(pictures), 1 + len(shown), 4 + len(pictures) * min(34, 100 / (1 + len(shown)) + 6))
+    columns = 1 + len(shown)
+    figure, sheets = style.sheet(len(pictures), columns, len(pictures) * (min(LARGEST, 100 / columns) + 12))
+    most = LETTERS // columns
     for row, (images, target) in enumerate(pictures):
-        first, *others = sheets[row * (1 + len(shown)) : (row + 1) * (1 + len(shown))]
+        first, *others = sheets[row * columns : (row + 1) * columns]
         target = answer(shown[0], images[0]) if target is None else target
         first.imshow(pixels_of(images[0], shown[0]))
-        name = style.words(shown[0].data.classes[target])
-        first.set_title(name)
+        first.set_title(style.words(shown[0].data.classes[target], most))
         for axes, subject, image in zip(others, shown, images, strict=True):
             column = target if subject.columns is None else int(subject.columns[target])
             heat, probability, predicted = class_map(subject.network, image, column)
@@ -42,10 +45,10 @@ def draw(flags, project):
                 raise UserError(f"what {subject.file.path} returns is not finite; name a network that was trained well")
             axes.imshow(pixels_of(image, subject).mean(2), cmap="gray", vmin=0, vmax=1)
             axes.imshow(heat, cmap=heat_colours(), vmin=0, vmax=1, interpolation="bilinear")
-            says = "" if predicted == column else f"\ntop: {style.words(name_of(subject, predicted))}"
-            axes.set_xlabel(f"{100 * probability:.0f} % {name}{says}", labelpad=2, fontsize=6)
+            says = "" if predicted == column else f"\ntop: {style.words(name_of(subject, predicted), most - 5)}"
+            axes.set_xlabel(f"p = {100 * probability:.0f} %{says}", labelpad=2, fontsize=6)
             if row == 0:
-                axes.set_title(style.words(subject.name))
+                axes.set_title(style.words(subject.name, most))
     for axes in sheets:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

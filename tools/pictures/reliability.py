@@ -23,7 +23,7 @@ def draw(flags, project):
         images, confidence, accuracy = points_of(calibration)
         look = {"color": style.COLOURS[number % len(style.COLOURS)], "linestyle": style.LINES[number // 6 % 4]}
         many = images >= FEW
-        errors = np.sqrt(accuracy * (100 - accuracy) / np.maximum(images, 1))
+        errors = standard_errors(images, accuracy)
         title = style.words(f"{subject.name}: calibration error {calibration.error:.1f} %")
         points = confidence[many], accuracy[many], errors[many]
         upper.errorbar(*points, **look, marker="o", markersize=2.5, elinewidth=0.5, label=title)
@@ -48,3 +48,9 @@ def points_of(calibration):
     """Of each bin its images, their mean confidence and their accuracy, in percent; 0 where it is empty."""
     images, confidence, hits = calibration.sums.cpu().numpy().T
     return images, 100 * confidence / np.maximum(images, 1), 100 * hits / np.maximum(images, 1)
+
+
+def standard_errors(images, accuracy):
+    """Of accuracies in percent; by Laplace's estimate of them, as all of a few images being right proves little."""
+    share = (images * accuracy / 100 + 1) / (images + 2)
+    return 100 * np.sqrt(share * (1 - share) / np.maximum(images, 1))

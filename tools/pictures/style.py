@@ -83,9 +83,9 @@ def diverging():
     return matplotlib().colors.LinearSegmentedColormap.from_list("diverging", DIVERGING)
 
 
-def words(text):
-    """A name of anyone's as a picture shows it: in one line, no longer than a legend's, and never hidden."""
-    return shorten(printable(text).lstrip("_") or "?", LINE - HANDLE)
+def words(text, most=LINE - HANDLE):
+    """A name of anyone's as a picture shows it: in one line, of at most so many characters, and never hidden."""
+    return shorten(printable(text).lstrip("_") or "?", most)
 
 
 def legend_below(figure, axes):

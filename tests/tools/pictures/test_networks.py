@@ -11,7 +11,7 @@ from mdistiller.models import build_model
 from tools.pictures import cost
 from tools.pictures.embedding import pca, spread
 from tools.pictures.gradcam import class_map
-from tools.pictures.reliability import points_of
+from tools.pictures.reliability import points_of, standard_errors
 from tools.pictures.subjects import distinct
 from tools.plot import main
 
@@ -37,6 +37,13 @@ def test_points_of_a_diagram_are_those_by_hand():
     np.testing.assert_allclose(accuracy[filled], [100, 100, 50])
     gaps = np.abs(accuracy - confidence)
     assert calibration.error == pytest.approx((images * gaps).sum() / 4) == pytest.approx((45 + 30 + 2 * 39.5) / 4)
+
+
+def test_an_accuracy_of_all_images_has_an_error_too():
+    np.testing.assert_allclose(
+        standard_errors(np.array([10.0, 98]), np.array([100.0, 50])),
+        [100 * (11 / 144 / 10) ** 0.5, 100 * (0.25 / 98) ** 0.5],
+    )
 
 
 def test_grad_cam_is_its_formula():
