@@ -32,7 +32,7 @@ def draw(flags, project):
     pictures = [read_photograph(path, shown) for path in photographs] or chosen(shown, flags.images or IMAGES)
     columns = 1 + len(shown)
     figure, sheets = style.sheet(len(pictures), columns, len(pictures) * (min(LARGEST, 100 / columns) + 12))
-    most = LETTERS // columns
+    most = max(8, LETTERS // columns)
     for row, (images, target) in enumerate(pictures):
         first, *others = sheets[row * columns : (row + 1) * columns]
         target = answer(shown[0], images[0]) if target is None else target
