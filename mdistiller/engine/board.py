@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside scalars: runs under short names, their hyper-parameters and their config."""
+"""What TensorBoard shows beside scalars: runs under short names, hyper-parameters and config, pictures."""
 
 import contextlib
 import os
@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mdistiller.checks import is_number
 
@@ -76,6 +78,13 @@ class EventFile:
 
         for tag, value in values.items():
             self._write(summary=scalar(tag, value), step=epoch)
+        self.file.flush()
+
+    def add_image(self, tag: str, pixels: torch.Tensor, epoch: int) -> None:
+        """Write a picture, uint8 (3, height, width)."""
+        from torch.utils.tensorboard.summary import image
+
+        self._write(summary=image(tag, pixels, dataformats="CHW"), step=epoch)
         self.file.flush()
 
     def add_settings(self, config_text: str, split: str) -> None:

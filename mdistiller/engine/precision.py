@@ -140,7 +140,7 @@ def compile_networks(distiller: Distiller, device: torch.device) -> None:
 
 
 def compile_network(network: nn.Module, **options: Any) -> None:
-    """Compile `network` in place, as one graph, for the mode that it is in and the first batch's size.
+    """Compile `network` in place, as one graph, for the mode that it is in and the first training batch's size.
 
     Others run as they did: a last smaller batch and evaluation, which would each be compiled anew, take a small part of
     the time. A copy of the network is not compiled.
@@ -159,7 +159,7 @@ class CompiledForward:
     def __call__(self, x: torch.Tensor) -> Any:
         if self.network.training is not self.is_training:
             return self.eager(x)
-        if self.shape is None:
+        if self.shape is None and not torch.is_inference_mode_enabled():  # as evaluation is
             self.shape = x.shape
         return self.compiled(x) if x.shape == self.shape else self.eager(x)
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from yacs.config import CfgNode as CN
 
 from mdistiller.errors import UserError, printable
@@ -35,11 +36,15 @@ STOPPED = "Stopped: "  # how the lines begin that say why a run ended early
 class QuietLog:
     """What a process reports that is not the first of several: nothing."""
 
+    shows_pictures = False
+
     def line(self, message: str, wrap: bool = True) -> None: ...
 
     def epoch(self, row: dict[str, Any]) -> None: ...
 
     def scalars(self, values: dict[str, float], epoch: int) -> None: ...
+
+    def picture(self, tag: str, pixels: torch.Tensor, epoch: int) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -99,6 +104,8 @@ class RunLog:
     wandb: a run of Weights & Biases that gets the rows too, where there is one. state: a `state_dict`, to go on from
     there; what was told since is taken back. judged_on: "test" or "validation", the images that choose the best.
     """
+
+    shows_pictures = True
 
     def __init__(
         self,
@@ -168,6 +175,11 @@ class RunLog:
         """Show numbers, by their tags, in TensorBoard."""
         with writing(self.files.folder, KEPT):
             self.events.add_scalars(values, epoch)
+
+    def picture(self, tag: str, pixels: torch.Tensor, epoch: int) -> None:
+        """Show a picture, uint8 (3, height, width), in TensorBoard."""
+        with writing(self.files.folder, KEPT):
+            self.events.add_image(tag, pixels, epoch)
 
     def write_rows(self) -> None:
         """Write metrics.csv anew."""

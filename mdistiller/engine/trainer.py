@@ -17,6 +17,7 @@ from .distributed import ONE, Processes
 from .freezing import set_train_mode
 from .metrics import Meter, Progress, Result, evaluate, require_finite
 from .optim import WeightAverage
+from .pictures import show_augmented, show_difference
 from .precision import Precision, set_backends
 from .report import report
 from .runlog import QuietLog, RunLog
@@ -43,11 +44,12 @@ class Trainer:
         distiller: Distiller,
         data: Data,
         files: RunFiles,
-        log: RunLog | QuietLog,
+        log: RunLog | QuietLog | None,
         meta: dict[str, Any],
         processes: Processes = ONE,
     ):
-        self.cfg, self.distiller, self.data, self.files, self.log, self.meta = cfg, distiller, data, files, log, meta
+        self.cfg, self.distiller, self.data, self.files, self.meta = cfg, distiller, data, files, meta
+        self.log = log or QuietLog()
         self.device, self.processes = data.train.device, processes
         self.precision = Precision(cfg.SOLVER, self.device)
         self.initial_epochs = initial_epochs(cfg, type(distiller))
@@ -103,6 +105,8 @@ class Trainer:
             with held():
                 self.checkpointer.save(self)  # so that a run can be resumed from its first step on
                 self.tell()
+            if self.finished == self.steps == 0:
+                show_difference(self)
             while self.finished < self.cfg.SOLVER.EPOCHS:
                 if self.steps == 0:
                     self.log.line(f"{self.title}: {self.epoch} / {self.solver.EPOCHS}")
@@ -131,6 +135,7 @@ class Trainer:
     def train_step(self, batch: dict[str, Any]) -> None:
         """Forward, losses, backward, step."""
         self.processes.begin(self.data.train, self.steps, self.cfg.EXPERIMENT.SEED, self.behind)
+        show_augmented(self, batch)
         buffers = [buffer.clone() for buffer in self.distiller.buffers()] if self.optimizer.skips else []
         with self.precision:
             logits, losses = self.model(**batch, epoch=self.epoch)
@@ -201,6 +206,7 @@ class Trainer:
             self.log.line(f"Test {result}")
             scalars = {"test/loss": result.loss, "test/top1": result.top1, "test/top5": result.top5}
             self.log.scalars(scalars, self.best_epoch)
+        show_difference(self)
         minutes, seconds = divmod(round(self.seconds["run"]), 60)
         self.log.line(f"Learning Time: {minutes}m {seconds}s")
         if self.processes.is_first:
