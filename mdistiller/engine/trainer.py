@@ -158,9 +158,8 @@ class Trainer:
         """Evaluate the student, save it, and tell the log; a signal waits until what belongs together is written."""
         train, terms = self.meter.read()
         started = time.monotonic()
-        self.processes.copy(self.distiller.buffers())  # each has the statistics of its own part of the batches
-        if self.average:
-            self.processes.copy(self.average.buffers())
+        averages = self.average.buffers() if self.average else ()
+        self.processes.copy([*self.distiller.buffers(), *averages])  # each has the statistics of its own parts
         judged = None
         if not self.is_initial:
             judged = evaluate(self.student, self.data.val or self.data.test, processes=self.processes)
@@ -169,8 +168,8 @@ class Trainer:
         with held():
             if judged and math.isfinite(judged.loss) and judged.top1 > self.best.top1:
                 self.best, self.best_epoch = judged, self.epoch
-            result, seconds = judged and asdict(judged), self.seconds["epoch"]
-            self.untold = {"train": asdict(train), "terms": terms, "judged": result, "seconds": seconds}
+            told = {"train": asdict(train), "terms": terms, "judged": judged and asdict(judged)}
+            self.untold = {**told, "seconds": self.seconds["epoch"]}
             self.finished += not self.is_initial
             self.initial_finished += self.is_initial
             if self.is_initial and self.initial_finished == self.initial_epochs:
