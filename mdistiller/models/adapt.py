@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from mdistiller.errors import UserError, printable
+from mdistiller.folder_modules import described
 from mdistiller.models._common import Features
 from mdistiller.models._head import ConvolutionAsLinear, agree, find_classifiers, is_product, main_logits, pooled_of
 from mdistiller.models._maps import Reading, find_maps, norms_before
@@ -96,9 +97,7 @@ def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> n
     vector = pooled_of(written.tensors[pooled])
     with torch.no_grad():
         is_linear = bool(heads) and agree([head(vector) for head in contract.classifiers], logits)
-    contract.has_final_map = vars(network)["has_final_map"] = is_linear and agree(
-        [tensors[-1].mean(dim=(2, 3))], vector
-    )
+    contract.has_final_map = is_linear and agree([tensors[-1].mean(dim=(2, 3))], vector)
     contract.feats = [contract.keep(each.feat, network) for each in maps]
     contract.preacts = [contract.keep(each.preact, network) for each in maps]
     if heads:
@@ -117,8 +116,8 @@ def _with_contract(network: nn.Module, contract: Contract) -> nn.Module:
         network.__class__ = type(theirs.__name__, (Adapted, theirs), {"__module__": theirs.__module__})
     except TypeError as error:
         raise UserError(
-            f"network {contract.name} cannot be adapted ({_line(error)}); expected an nn.Module, neither compiled nor "
-            "scripted"
+            f"network {contract.name} cannot be adapted ({printable(described(error))}); expected an nn.Module, neither "
+            "compiled nor scripted"
         ) from error
     vars(network).update(contract=contract, has_final_map=contract.has_final_map)
     return network
@@ -197,7 +196,3 @@ def _check_logits(written: Trace, num_classes: int, name: str) -> torch.Tensor:
         return logits
     got = f"logits {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
     raise UserError(f"network {name} returns {got} for {BATCH} images; expected logits ({BATCH}, {num_classes})")
-
-
-def _line(error: BaseException) -> str:
-    return printable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
