@@ -116,8 +116,8 @@ def _with_contract(network: nn.Module, contract: Contract) -> nn.Module:
         network.__class__ = type(theirs.__name__, (Adapted, theirs), {"__module__": theirs.__module__})
     except TypeError as error:
         raise UserError(
-            f"network {contract.name} cannot be adapted ({printable(described(error))}); expected an nn.Module, neither "
-            "compiled nor scripted"
+            f"network {contract.name} cannot be adapted ({printable(described(error))}); expected an nn.Module that is "
+            "neither compiled nor scripted"
         ) from error
     vars(network).update(contract=contract, has_final_map=contract.has_final_map)
     return network
