@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from mdistiller.errors import UserError, printable
+from mdistiller.folder_modules import described
 from mdistiller.models._common import Features
 from mdistiller.models._head import ConvolutionAsLinear, agree, find_classifiers, is_product, main_logits, pooled_of
 from mdistiller.models._maps import Reading, find_maps, norms_before
@@ -97,9 +98,7 @@ def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> n
     vector = pooled_of(written.tensors[pooled])
     with torch.no_grad():
         is_linear = bool(heads) and agree([head(vector) for head in contract.classifiers], logits)
-    contract.has_final_map = vars(network)["has_final_map"] = is_linear and agree(
-        [tensors[-1].mean(dim=(2, 3))], vector
-    )
+    contract.has_final_map = is_linear and agree([tensors[-1].mean(dim=(2, 3))], vector)
     contract.feats = [contract.keep(each.feat, network) for each in maps]
     contract.preacts = [contract.keep(each.preact, network) for each in maps]
     if heads:
@@ -120,8 +119,8 @@ def _with_contract(network: nn.Module, contract: Contract) -> nn.Module:
         network.__class__ = type(theirs.__name__, (Adapted, theirs), {"__module__": theirs.__module__})
     except TypeError as error:
         raise UserError(
-            f"network {contract.name} cannot be adapted ({_line(error)}); expected an nn.Module, neither compiled nor "
-            "scripted"
+            f"network {contract.name} cannot be adapted ({printable(described(error))}); expected an nn.Module that is "
+            "neither compiled nor scripted"
         ) from error
     vars(network).update(contract=contract, has_final_map=contract.has_final_map)
     return network
@@ -154,7 +153,8 @@ def _trace(network: nn.Module, image_size: int, name: str) -> Trace:
         raise
     except (Exception, SystemExit) as error:
         reason = error
-    raise UserError(_too_small(network, image_size, name, reason, _probe)) from reason
+    larger = _larger_size(network, image_size, _probe)
+    raise UserError(_too_small(name, image_size, reason, larger)) from reason
 
 
 @torch.no_grad()
@@ -164,27 +164,32 @@ def _train(network: nn.Module, image_size: int) -> None:
 
 
 def _why_not_trained(network: nn.Module, image_size: int, name: str) -> str:
-    """Why a network that runs in eval mode does not in train mode; empty where it does."""
+    """Why a network that runs in eval mode needs larger images in train mode; else empty: its error is its own."""
     try:
         _train(network, image_size)
     except UserError as error:
         return str(error)
     except (Exception, SystemExit) as error:
-        return _too_small(network, image_size, f"{name}, in training,", error, _train)
+        if (larger := _larger_size(network, image_size, _train)) is not None:
+            return _too_small(f"{name}, in training,", image_size, error, larger)
     return ""
 
 
-def _too_small(
-    network: nn.Module, image_size: int, name: str, error: BaseException, run: Callable[[nn.Module, int], Any]
-) -> str:
-    """The line about an error of a forward pass, with the next usual size that `run` takes."""
-    hint = "type another DATASET.IMAGE_SIZE, or give it arguments by DISTILLER.STUDENT_ARGS or TEACHER_ARGS"
+def _larger_size(network: nn.Module, image_size: int, run: Callable[[nn.Module, int], Any]) -> int | None:
+    """The next usual size of images that `run` takes; None where there is none."""
     for size in (size for size in USUAL_SIZES if size > image_size):
         with contextlib.suppress(Exception, SystemExit):
             run(network, size)
-            hint = f"it takes {size}x{size}: type DATASET.IMAGE_SIZE {size}"
-            break
-    return f"network {name} takes no images of {image_size}x{image_size} pixels ({_line(error)}); {hint}"
+            return size
+    return None
+
+
+def _too_small(name: str, image_size: int, error: BaseException, larger: int | None) -> str:
+    """The line about an error of a forward pass. larger: a size of images that it takes."""
+    hint = "type another DATASET.IMAGE_SIZE, or give it arguments by DISTILLER.STUDENT_ARGS or TEACHER_ARGS"
+    if larger is not None:
+        hint = f"it takes {larger}x{larger}: type DATASET.IMAGE_SIZE {larger}"
+    return f"network {name} takes no images of {image_size}x{image_size} pixels ({described(error)}); {hint}"
 
 
 def _check_logits(written: Trace, num_classes: int, name: str) -> torch.Tensor:
@@ -194,7 +199,3 @@ def _check_logits(written: Trace, num_classes: int, name: str) -> torch.Tensor:
         return logits
     got = f"logits {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
     raise UserError(f"network {name} returns {got} for {BATCH} images; expected logits ({BATCH}, {num_classes})")
-
-
-def _line(error: BaseException) -> str:
-    return printable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
