@@ -1,5 +1,6 @@
 """The teacher that an evaluated network is compared with: named weights, or those that its run had."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def told_by_weights(wanted: str, recorded: str | None, models: str) -> dict[str,
 
     recorded: the label that the student has for its teacher, which is a name for networks of ours.
     """
-    paths = [wanted] if Path(wanted).exists() else split(wanted)
+    paths = [wanted] if os.path.exists(wanted) else split(wanted)
     metas = [read_meta(path) for path in paths]
     names = []
     for path, meta in zip(paths, metas, strict=True):

@@ -1,10 +1,10 @@
 """Parsing of command lines, whose mistakes are one line."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from mdistiller.errors import UserError, nearest
@@ -50,7 +50,7 @@ class Parser(FlagParser):
         for number, word in enumerate(given):
             words.append(word)
             after = given[number + 1] if number + 1 < len(given) else ""
-            if word in alone and KEY.fullmatch(after) and not Path(after).exists():  # --resume KEY VALUE
+            if word in alone and KEY.fullmatch(after) and not os.path.exists(after):  # --resume KEY VALUE
                 words.append(alone[word])
         return super().parse(words)
 

@@ -205,6 +205,8 @@ def test_a_teacher_that_has_changed_since_its_run_is_told(project, students, tmp
         (["SOLVER.LR", "0.1"], ["SOLVER.LR has no effect"]),
         (["SOLVER.AMP", "fp8"], ["SOLVER.AMP is fp8"]),
         (["--agreement", "nosuch.pth"], ["cannot read weights nosuch.pth"]),
+        (["--agreement", "A." + 300 * "B"], ["has no value"]),
+        (["--agreement", "a" + 300 * "b"], ["File name too long"]),
         (["--agreement", ""], ["--agreement has an empty value"]),
         (["--checkpoint", ""], ["--checkpoint has an empty value"]),
     ],
