@@ -67,7 +67,7 @@ def make_head(width: int) -> nn.Sequential:
 
 
 class SSKD(StagedDistiller):
-    """CE_WEIGHT · cross-entropy + KD_WEIGHT · kd_loss at T + TF_WEIGHT · kept_kl of the turned images' logits at TF_T
+    """CE_WEIGHT · cross-entropy + KD_WEIGHT · kd_loss + TF_WEIGHT · kept_kl of the turned images' logits, both at T,
     + SS_WEIGHT · kept_kl of `similarities` at SS_T.
 
     Each image is seen in four turns, the first two losses by the upright one. The similarities are those of heads on
@@ -81,7 +81,6 @@ class SSKD(StagedDistiller):
         "TF_WEIGHT": 2.7,
         "SS_WEIGHT": 10.0,
         "T": 4.0,
-        "TF_T": 4.0,
         "SS_T": 0.5,
         "TF_RATIO": 1.0,
         "SS_RATIO": 0.75,
@@ -89,7 +88,7 @@ class SSKD(StagedDistiller):
     }
     checks = {
         **dict.fromkeys(("CE_WEIGHT", "KD_WEIGHT", "TF_WEIGHT", "SS_WEIGHT"), WEIGHT),
-        **dict.fromkeys(("T", "TF_T", "SS_T"), TEMPERATURE),
+        **dict.fromkeys(("T", "SS_T"), TEMPERATURE),
         **dict.fromkeys(("TF_RATIO", "SS_RATIO"), number(0, 1)),
         **INITIAL_CHECKS,
     }
@@ -103,7 +102,7 @@ class SSKD(StagedDistiller):
         super().__init__(student, teacher, cfg)
         settings = cfg.SSKD
         self.temperature, self.kd_weight = settings.T, settings.KD_WEIGHT
-        self.turned = settings.TF_WEIGHT, settings.TF_RATIO, settings.TF_T
+        self.turned = settings.TF_WEIGHT, settings.TF_RATIO, settings.T
         self.supervised = settings.SS_WEIGHT, settings.SS_RATIO, settings.SS_T
         widths = [find_classifier(network).in_features for network in (student, teacher)]
         self.head_student = make_head(widths[0])

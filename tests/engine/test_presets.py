@@ -119,8 +119,8 @@ def ft(weight, epochs=30, lr=0.01):
 
 
 def sskd(ce, epochs, lr, stages):
-    names = ("CE_WEIGHT", "KD_WEIGHT", "TF_WEIGHT", "SS_WEIGHT", "T", "TF_T", "SS_T", "TF_RATIO", "SS_RATIO")
-    values = zip(names, (ce, 0.9, 2.7, 10, 4, 4, 0.5, 1, 0.75), strict=True)
+    names = ("CE_WEIGHT", "KD_WEIGHT", "TF_WEIGHT", "SS_WEIGHT", "T", "SS_T", "TF_RATIO", "SS_RATIO")
+    values = zip(names, (ce, 0.9, 2.7, 10, 4, 0.5, 1, 0.75), strict=True)
     return {f"SSKD.{name}": value for name, value in values} | initial("SSKD", epochs, lr, stages)
 
 
