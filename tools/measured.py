@@ -1,8 +1,8 @@
 """List the tables and pictures of README and docs that are older than the code they measure.
 
-What is measured says of what, in the line before it: <!-- measures mdistiller/distillers mdistiller/engine -->. It is as
-old as the last commit that changed it, and is listed where a later commit changed one of these paths. Rewording counts as
-measuring; so reword and measure together.
+The line before each says of which code it is: <!-- measures mdistiller/distillers mdistiller/engine/trainer.py -->. It is
+as old as the last commit that changed it, and is listed where a later one changed its code. Rewording counts as measuring,
+so reword and measure together.
 """
 
 import argparse
