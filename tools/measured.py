@@ -1,8 +1,8 @@
 """List the tables and pictures of README and docs that are older than the code they measure.
 
-The line before each says of which code it is: <!-- measures mdistiller/distillers mdistiller/engine/trainer.py -->. It is
-as old as the last commit that changed it, and is listed where a later one changed its code. Rewording counts as measuring,
-so reword and measure together.
+The line before each says of which code it is: <!-- measures mdistiller/distillers mdistiller/engine/trainer.py -->. It
+is as old as the last commit that changed it, and is listed where a later one changed its code. Rewording counts as
+measuring, so reword and measure together.
 """
 
 import argparse

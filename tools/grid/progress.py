@@ -81,6 +81,11 @@ class Progress:
         print(f"{ERASE if self.is_terminal else ''}{self.head()}: {news}", file=sys.stderr, flush=True)
         self.shown_at = 0.0
 
+    def close(self) -> None:
+        """Take the line away."""
+        if self.is_terminal:
+            print(ERASE, end="", file=sys.stderr, flush=True)
+
     def of_epochs(self, run: Run) -> str:
         return f"{self.found[run.words].epochs}/{run.config.SOLVER.EPOCHS}"
 
@@ -123,6 +128,7 @@ def run_all(progress: Progress, changed: Callable[[], object]) -> None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         jobs.stop()
+        progress.close()
 
 
 def next_of(todo: list[Run], jobs: Jobs) -> Run | None:
