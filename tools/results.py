@@ -86,7 +86,7 @@ def train(grid, finder, output, jobs):
             gather(grid, finder, output)
     if progress.elsewhere:
         runs = count(len(progress.elsewhere), "run")
-        print(f"{runs} go on in other processes; call this again when they have ended")
+        print(f"{runs} left to other processes, which have begun them; call this again when these have ended")
     if progress.failed:
         run, reason = progress.failed[0]
         others = f", and {len(progress.failed) - 1} more" if len(progress.failed) > 1 else ""

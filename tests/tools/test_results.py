@@ -122,7 +122,7 @@ def test_a_run_that_fails_is_told(scripts, monkeypatch):
     assert status == 2 and "failed resnet14 → resnet8, KD, seed 1" in err and "missing.pth" in err.splitlines()[-1]
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until

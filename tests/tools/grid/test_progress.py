@@ -1,11 +1,14 @@
 """Which run is next, and how long the others will take."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
+from mdistiller.engine.runs import PROJECT
 from tools.grid.find import Found
-from tools.grid.jobs import Jobs
+from tools.grid.jobs import Jobs, claimed
 from tools.grid.progress import Progress, next_of, run_all
 
 
@@ -55,11 +58,28 @@ def test_what_is_left_is_told_by_how_long_others_took(runs, tmp_path):
     assert progress.head() == "0 of 3 runs, 5 min left"
 
 
+def test_a_run_that_another_call_has_begun_is_left_to_it(runs, tmp_path):
+    plain, *_ = runs
+    hold = "import sys; from pathlib import Path; from mdistiller.engine.owner import owned\n"
+    hold += "with owned(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    with claimed(plain):
+        (folder,) = (plain.folders[0] / ".claims").iterdir()
+    assert not folder.exists()
+    folder.mkdir()
+    words = [sys.executable, "-c", hold, str(folder)]
+    with subprocess.Popen(words, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        progress = Progress(runs, Fake(), jobs_of(tmp_path))
+        progress.start(plain)
+        other.stdin.close()
+    assert progress.elsewhere == [plain] and progress.jobs.running == []
+
+
 def test_every_run_is_started_once_and_the_jobs_end_with_an_error(runs, tmp_path, monkeypatch):
     finder, started = Fake(), []
     jobs = jobs_of(tmp_path)
 
-    def start(run, resume):
+    def start(run, resume, claim):
         started.append(run)
         finder.epochs[run.words] = 2
         jobs.running = [SimpleNamespace(run=run, device="", started=0.0, memory=None)]
