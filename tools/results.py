@@ -23,7 +23,7 @@ from mdistiller.engine.runs import PROJECT, make_folder
 from mdistiller.engine.writing import atomic_write
 from mdistiller.errors import UserError
 from tools.grid.calibrate import Calibration
-from tools.grid.find import FINISHED, RUNNING, Finder
+from tools.grid.find import FINISHED, MISSING, RUNNING, Finder
 from tools.grid.jobs import Jobs, threads_of
 from tools.grid.progress import Progress, run_all
 from tools.grid.reader import read_grid
@@ -86,7 +86,7 @@ def train(grid, finder, output, jobs):
             gather(grid, finder, output)
     if progress.elsewhere:
         runs = count(len(progress.elsewhere), "run")
-        print(f"{runs} go on in other processes; call this again when they have ended")
+        print(f"{runs} left to other processes, which have begun them; call this again when these have ended")
     if progress.failed:
         run, reason = progress.failed[0]
         others = f", and {len(progress.failed) - 1} more" if len(progress.failed) > 1 else ""
@@ -110,22 +110,25 @@ def write_commands(path, grid, finder):
 
 
 def print_plan(grid, finder, devices, on_each):
-    """Print the runs, their states, and what those that are left will take."""
+    """Print the runs, their states, and what those that are left will take, as far as that can be measured here."""
     slots = len(devices) * on_each
     torch.set_num_threads(threads_of(slots))
-    calibration, known, total = Calibration(select_device(devices[0] or None)), {}, 0.0
+    calibration, known, total, reason = Calibration(select_device(devices[0] or None)), {}, 0.0, ""
     for run in grid.runs:
-        found = finder.look(run)
-        if found.state == FINISHED:
-            print(f"finished        {run.name}", flush=True)
-            continue
-        key = run.words_of(None)
-        if key not in known:
-            known[key] = calibration.seconds(run)
-        left = known[key] * (1 - found.epochs / run.config.SOLVER.EPOCHS)
-        total += left
-        state = f"{found.epochs} epochs" if found.files else "new"
-        print(f"{state:<9} {duration(left):>9}  {run.name}", flush=True)
+        found, key, cost = finder.look(run), run.words_of(None), ""
+        if found.state != FINISHED and not reason:
+            try:
+                known[key] = known.get(key) or calibration.seconds(run)
+            except UserError as error:
+                reason = str(error)
+            else:
+                left = known[key] * (1 - found.epochs / run.config.SOLVER.EPOCHS)
+                total, cost = total + left, duration(left)
+        state = "new" if found.state == MISSING else found.state
+        print(f"{state:<9} {cost:>9}  {run.name}", flush=True)
+    if reason:
+        print(f"no estimate: {reason}")
+        return
     at_once = f"{slots} at once" if slots > 1 else "one after the other"
     print(f"about {duration(total / slots)} for what is left, {at_once}, by a few steps of each")
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from mdistiller.engine.lines import shortened
+
 from .rows import Row
 
 WIDTH, HEIGHT = 440, 260  # of the field with its scales, in units that a page of 400 pixels makes 0.85 of one
@@ -15,7 +17,8 @@ MOST_BANDS = 5  # more would hide each other
 COLOURS = "#3a7fc2", "#c96a12", "#2a8c65", "#c8475a", "#8a68c8", "#8f6f32", "#bd55a0", "#7a7a7a"
 DASHES = "", "6 3", "2 3"
 GREY = "#808080"
-LEGEND_COLUMNS, LEGEND_LINE = 2, 19
+LEGEND_LINE = 20
+LONGEST_OF_TWO, LONGEST_NAME = 18, 44  # characters of names in a legend of two columns, and of one
 SHARES = 1, 2, 2.5, 5, 10  # of a power of ten, between two marks of a scale
 
 
@@ -47,6 +50,7 @@ def draw(curves: Sequence[Curve], title: str) -> str:
     low, high = min(values), max(values)
     step = step_of(max(high - low, 1), 5)
     low, high = math.floor(low / step) * step, max(math.ceil(high / step), math.floor(low / step) + 1) * step
+    columns = 2 if all(len(curve.name) <= LONGEST_OF_TWO for curve in curves) else 1
 
     def x(epoch: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (epoch - 1) / max(1, epochs - 1)
@@ -77,12 +81,12 @@ def draw(curves: Sequence[Curve], title: str) -> str:
         if len(means) == 1:
             drawn.append(f'<circle cx="{x(1):.1f}" cy="{y(means[0]):.1f}" r="3.5" fill="{colour}"/>')
         drawn.append(f'<polyline points="{" ".join(points(means))}" {line}/>')
-        left = LEFT + (WIDTH - LEFT) / LEGEND_COLUMNS * (number % LEGEND_COLUMNS)
-        top = HEIGHT + 12 + LEGEND_LINE * (number // LEGEND_COLUMNS)
+        left = LEFT + (WIDTH - LEFT) / columns * (number % columns)
+        top = HEIGHT + 12 + LEGEND_LINE * (number // columns)
         drawn.append(f'<path d="M{left:.0f} {top}h26" {line}/>')
-        drawn.append(text_at(left + 32, top + FONT / 3, curve.name, "start"))
+        drawn.append(text_at(left + 32, top + FONT / 3, shortened(curve.name, LONGEST_NAME), "start"))
         parts.append(f'<g class="curve">{"".join(drawn)}</g>')
-    height = HEIGHT + 8 + LEGEND_LINE * math.ceil(len(curves) / LEGEND_COLUMNS)
+    height = HEIGHT + 8 + LEGEND_LINE * math.ceil(len(curves) / columns)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" color="{GREY}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="{FONT}">{"".join(parts)}</svg>'

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import signal
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from mdistiller.dataset.streaming import available_cores
+from mdistiller.engine.owner import owned
+from mdistiller.engine.runs import make_folder
+from mdistiller.engine.values import dump
 from mdistiller.engine.writing import atomic_write
 
 from .find import read_text
@@ -22,6 +26,7 @@ from .run import Run
 
 PATIENCE = 30  # seconds, in which a run that is told to stop saves its state
 THREADS = "OMP_NUM_THREADS"
+CLAIMS = ".claims"  # below the folder of logs
 MEMORY = "memory.json"  # in the output folder: MiB at the peak by the run's name
 PR_SET_PDEATHSIG = 1
 
@@ -34,6 +39,7 @@ class Job:
     device: str
     process: subprocess.Popen
     errors: IO[bytes]
+    claim: contextlib.ExitStack
     started: float
     memory: float | None = None  # MiB at its peak
 
@@ -72,8 +78,8 @@ class Jobs:
             left.remove(job.device)
         return left
 
-    def start(self, run: Run, resume: str | None) -> None:
-        """Start `run`, or go on with the one called `resume`, on a device that has room."""
+    def start(self, run: Run, resume: str | None, claim: contextlib.ExitStack) -> None:
+        """Start `run`, or go on with the one called `resume`, on a device that has room; `claim` ends with it."""
         device, errors = self.free[0], tempfile.TemporaryFile()
         command = [*run.command(sys.executable, resume), *(["--device", device] if device else [])]
         process = subprocess.Popen(
@@ -85,12 +91,14 @@ class Jobs:
             start_new_session=True,  # Ctrl-C reaches this process alone, which tells its runs once
             preexec_fn=end_with_parent(),
         )
-        self.running.append(Job(run, device, process, errors, time.monotonic()))
+        self.running.append(Job(run, device, process, errors, claim, time.monotonic()))
 
     def ended(self) -> list[Job]:
         """Those that have ended since the last call."""
         over = [job for job in self.running if job.is_over()]
         self.running = [job for job in self.running if job not in over]
+        for job in over:
+            job.claim.close()
         return over
 
     def stop(self) -> None:
@@ -104,6 +112,17 @@ class Jobs:
             time.sleep(0.05)
         for job in self.running:
             job.process.kill()
+
+
+@contextlib.contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Within it no other call of this tool starts `run`. Raises UserError where one has begun to."""
+    folder = run.folders[0] / CLAIMS / hashlib.sha256(dump(run.config).encode()).hexdigest()[:16]
+    make_folder(folder)
+    with owned(folder):
+        yield
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def end_with_parent() -> Callable[[], None] | None:

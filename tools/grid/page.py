@@ -1,5 +1,6 @@
 """A grid's tables and curves as one page of HTML that needs nothing else."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -49,10 +50,11 @@ def row_of(table: Table, row: Row, header: Sequence[str]) -> str:
         f"{told(text)}</td>"
         for title, (text, value) in zip(header, cells_of(table, row), strict=True)
     )
-    commands = told("\n".join(run.line() for run in row.cell.runs))
+    lines = [map(shlex.quote, run.command()) for run in row.cell.runs]
+    commands = "".join(f"<pre>{' '.join(f'<span>{told(word)}</span>' for word in words)}</pre>" for words in lines)
     return (
         f'<tr class="row" tabindex="0" aria-expanded="false">{cells}</tr>\n'
-        f'<tr class="commands" hidden><td colspan="{len(header)}"><pre>{commands}</pre></td></tr>'
+        f'<tr class="commands" hidden><td colspan="{len(header)}"><div class="runs">{commands}</div></td></tr>'
     )
 
 
@@ -61,5 +63,5 @@ def kind_of(title: str) -> str:
 
 
 def told(text: str) -> str:
-    """`text` as HTML shows it, whoever it comes from; lines stay lines."""
-    return escape("\n".join(map(printable, text.split("\n"))))
+    """`text` as HTML shows it, whoever it comes from."""
+    return escape(printable(text))

@@ -1,13 +1,15 @@
 """Having a grid's runs finished, and one line that says how far they are."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
 
 from mdistiller.engine.lines import COLUMNS, count, duration, shortened
+from mdistiller.errors import UserError
 
 from .find import FINISHED, RUNNING, Finder, Found
-from .jobs import MEMORY, Job, Jobs, remember
+from .jobs import MEMORY, Job, Jobs, claimed, remember
 from .run import Run
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -37,14 +39,20 @@ class Progress:
 
     def start(self, run: Run) -> None:
         """Start `run`, or go on with it, where nobody else does."""
-        found = self.look(run)
-        if found.state == RUNNING:
-            self.elsewhere.append(run)
-        elif found.state == FINISHED:
-            self.left.remove(run)
-        else:
-            self.begun[run.words] = found.epochs
-            self.jobs.start(run, found.files and found.files.name)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(claimed(run))
+            except UserError:
+                self.elsewhere.append(run)
+                return
+            found = self.look(run)
+            if found.state == RUNNING:
+                self.elsewhere.append(run)
+            elif found.state == FINISHED:
+                self.left.remove(run)
+            else:
+                self.begun[run.words] = found.epochs
+                self.jobs.start(run, found.files and found.files.name, stack.pop_all())
 
     def end(self, job: Job) -> None:
         """Count a job that has ended, and tell."""
@@ -66,7 +74,7 @@ class Progress:
 
     def show(self) -> None:
         """Show the line, where a terminal is there to show it and it is time to."""
-        if not self.is_terminal or time.monotonic() - self.shown_at < SECONDS_BETWEEN_LINES:
+        if not self.is_terminal or not self.jobs.running or time.monotonic() - self.shown_at < SECONDS_BETWEEN_LINES:
             return
         self.shown_at = time.monotonic()
         for job in self.jobs.running:
@@ -80,6 +88,11 @@ class Progress:
         """Print a line that stays."""
         print(f"{ERASE if self.is_terminal else ''}{self.head()}: {news}", file=sys.stderr, flush=True)
         self.shown_at = 0.0
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self.is_terminal:
+            print(ERASE, end="", file=sys.stderr, flush=True)
 
     def of_epochs(self, run: Run) -> str:
         return f"{self.found[run.words].epochs}/{run.config.SOLVER.EPOCHS}"
@@ -123,6 +136,7 @@ def run_all(progress: Progress, changed: Callable[[], object]) -> None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         jobs.stop()
+        progress.close()
 
 
 def next_of(todo: list[Run], jobs: Jobs) -> Run | None:

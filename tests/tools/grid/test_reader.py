@@ -128,11 +128,14 @@ def test_a_grid_that_ships_resolves(path, monkeypatch):
     monkeypatch.setenv("SHARED_DIR", "shared")
     grid = read_grid(path, {}, PROJECT)
     assert all(cell.runs for part in grid.parts for cell in part.cells)
+    if path.stem == "cifar100":
+        check_published(grid)
 
 
-def test_the_published_table_is_the_readme_s():
+def check_published(grid):
+    """Whether the numbers of the published table are README's."""
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    cells = {(cell.pair, cell.method): cell.published for cell in read_grid(GRIDS[0], {}, PROJECT).parts[1].cells}
+    cells = {(cell.pair, cell.method): cell.published for cell in grid.parts[1].cells}
     pairs = list(dict.fromkeys(pair for pair, _ in cells))
     for method in ("FitNet", "RKD", "CRD", "OFD", "ReviewKD", "KD", "CLKD", "DKD", "MLKD", "SDD"):
         assert f"| {method} | {' | '.join(f'{cells[pair, method]:.2f}' for pair in pairs)} |" in readme
