@@ -24,7 +24,7 @@ def draw(flags, project):
         size = difference.square().mean().sqrt()
         titles = teachers[0].name, student.name, f"difference (RMS {size:.3f})"
         for panel, matrix, title in zip(axes, (theirs, own, difference), titles, strict=True):
-            image = panel.imshow(matrix.numpy(), cmap=style.diverging(), vmin=-1, vmax=1, interpolation="nearest")
+            image = panel.imshow(matrix.numpy(), cmap=style.diverging(), vmin=-1, vmax=1, interpolation="none")
             panel.set_title(style.words(title))
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(True)

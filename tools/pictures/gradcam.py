@@ -17,7 +17,7 @@ from .subjects import Subjects
 
 IMAGES = 4  # of the test images, each of another class, where none are named
 LARGEST = 28  # mm, a side of an image
-LETTERS = 72  # that are as wide as the picture
+LETTERS = 88  # that are as wide as the picture
 
 
 def draw(flags, project):
@@ -36,16 +36,16 @@ def draw(flags, project):
     for row, (images, target) in enumerate(pictures):
         first, *others = sheets[row * columns : (row + 1) * columns]
         target = answer(shown[0], images[0]) if target is None else target
-        first.imshow(pixels_of(images[0], shown[0]))
+        first.imshow(pixels_of(images[0], shown[0]), interpolation="none")
         first.set_title(style.words(shown[0].data.classes[target], most))
         for axes, subject, image in zip(others, shown, images, strict=True):
             column = target if subject.columns is None else int(subject.columns[target])
             heat, probability, predicted = class_map(subject.network, image, column)
             if not math.isfinite(probability):
                 raise UserError(f"what {subject.file.path} returns is not finite; name a network that was trained well")
-            axes.imshow(pixels_of(image, subject).mean(2), cmap="gray", vmin=0, vmax=1)
-            axes.imshow(heat, cmap=heat_colours(), vmin=0, vmax=1, interpolation="bilinear")
-            says = "" if predicted == column else f"\ntop: {style.words(name_of(subject, predicted), most - 5)}"
+            axes.imshow(pixels_of(image, subject).mean(2), cmap="gray", vmin=0, vmax=1, interpolation="none")
+            axes.imshow(heat, cmap=heat_colours(), vmin=0, vmax=1, interpolation="none")
+            says = "" if predicted == column else f", top is\n{style.words(name_of(subject, predicted), most)}"
             axes.set_xlabel(f"p = {100 * probability:.0f} %{says}", labelpad=2, fontsize=6)
             if row == 0:
                 axes.set_title(style.words(subject.name, most))
