@@ -10,7 +10,7 @@ from mdistiller.checks import WEIGHT, whole
 from mdistiller.models import find_classifier
 
 from ._base import Features
-from ._common import full_precision, require_final_map
+from ._common import full_precision, pool_to, require_final_map
 from ._feature import FeatureDistiller
 
 
@@ -21,7 +21,7 @@ def class_maps(final_map: torch.Tensor, weight: torch.Tensor, resolution: int) -
     final_map: (batch, channels, height, width), averaged to resolution x resolution cells; weight: (classes, channels).
     Returns (batch, classes, resolution, resolution).
     """
-    return F.conv2d(F.adaptive_avg_pool2d(final_map, resolution), weight[:, :, None, None])
+    return F.conv2d(pool_to(final_map, (resolution, resolution)), weight[:, :, None, None])
 
 
 @full_precision

@@ -11,7 +11,7 @@ from mdistiller.checks import WARM_UP, WEIGHT, list_of, whole
 from mdistiller.models import probe_features
 
 from ._base import Distiller, Features, Output
-from ._common import BatchNorm2d, full_precision, pair_stages, stages_of, total, warm_up
+from ._common import BatchNorm2d, full_precision, pair_stages, pool_to, stages_of, total, warm_up
 
 LEVELS = (4, 2, 1)  # sides of the pyramid's pooled maps, each weighing half the one before
 
@@ -27,9 +27,7 @@ def hcl_loss(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> torch.Te
         if side < feat_student.shape[2]:
             weight /= 2
             weights += weight
-            pooled_student, pooled_teacher = (
-                F.adaptive_avg_pool2d(feat, side) for feat in (feat_student, feat_teacher)
-            )
+            pooled_student, pooled_teacher = (pool_to(feat, (side, side)) for feat in (feat_student, feat_teacher))
             loss = loss + weight * F.mse_loss(pooled_student, pooled_teacher)
     return loss / weights
 

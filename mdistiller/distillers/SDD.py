@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from mdistiller.checks import TEMPERATURE, WARM_UP, WEIGHT, Check, list_of, whole
 from mdistiller.models import find_classifier
 
 from ._base import Output
-from ._common import full_precision, require_final_map, warm_up
+from ._common import full_precision, pool_to, require_final_map, warm_up
 from ._logit import LogitDistiller
 from .DKD import dkd_losses
 
@@ -24,7 +23,7 @@ def region_logits(final_map: torch.Tensor, classifier: nn.Module, scales: Sequen
     final_map: (batch, channels, height, width). Returns (batch, regions, classes), 21 regions for scales 1, 2, 4. A
     map that is smaller than a grid has cells that overlap.
     """
-    averages = torch.cat([F.adaptive_avg_pool2d(final_map, scale).flatten(2) for scale in scales], dim=2)
+    averages = torch.cat([pool_to(final_map, (scale, scale)).flatten(2) for scale in scales], dim=2)
     return classifier(averages.mT)
 
 

@@ -56,7 +56,7 @@ class Distiller(nn.Module):
     defaults: ClassVar[Mapping[str, Any]] = {}
     # What the values must be, by the key within the section, such as "LOSS.KD_WEIGHT".
     checks: ClassVar[Mapping[str, Check]] = {}
-    # Where the paper appeared, and what the method transfers: its row in the README.
+    # Where the paper appeared, and what the method transfers: its row in docs/methods.md.
     venue: ClassVar[str] = ""
     transfers: ClassVar[str] = ""
     # Keys of the section that are MDistiller's and do nothing here, by the key within the section, and why.

@@ -97,10 +97,19 @@ def pool_larger(feat_student: torch.Tensor, feat_teacher: torch.Tensor) -> tuple
     """Both maps (batch, channels, height, width) at the smaller size of the two, by average pooling."""
     height, width = map(min, feat_student.shape[2:], feat_teacher.shape[2:])
 
-    def pool(feat: torch.Tensor) -> torch.Tensor:
-        return feat if feat.shape[2:] == (height, width) else F.adaptive_avg_pool2d(feat, (height, width))
+    return pool_to(feat_student, (height, width)), pool_to(feat_teacher, (height, width))
 
-    return pool(feat_student), pool(feat_teacher)
+
+def pool_to(feat: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A map (batch, channels, height, width) averaged over a grid of `size` cells, (height, width).
+
+    Where the cells are alike, by the pooling whose gradient a GPU computes in one order.
+    """
+    if feat.shape[2:] == size:
+        return feat
+    if feat.shape[2] % size[0] == 0 and feat.shape[3] % size[1] == 0:
+        return F.avg_pool2d(feat, (feat.shape[2] // size[0], feat.shape[3] // size[1]))
+    return F.adaptive_avg_pool2d(feat, size)
 
 
 class ConvReg(nn.Module):

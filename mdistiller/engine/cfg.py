@@ -92,6 +92,7 @@ CFG.SOLVER.SYNC_BN = CFG.SOLVER.FREEZE_BN = False  # batch norms see all process
 CFG.SOLVER.AMP = "none"  # none | bf16 | fp16: precision of the networks in training
 CFG.SOLVER.CHANNELS_LAST = True  # layout of images and weights; a method of MDistiller's own needs the other
 CFG.SOLVER.COMPILE = False  # the networks, by torch.compile
+CFG.SOLVER.DETERMINISTIC = False  # a GPU's sums in one order, so that a run repeats itself bit for bit
 CFG.SOLVER.DOT = CN()
 CFG.SOLVER.DOT.DELTA = 0.075
 

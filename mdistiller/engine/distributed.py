@@ -112,8 +112,6 @@ class Several(Processes):
         self.terms: list[str] | None = None
         self.parts_differ = False  # in which losses and gradients they have
         self.have_whole_batches = False  # and so the same losses
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
         # torchrun may keep its store when it restarts, with the addresses of processes that are gone.
         store, rank, size = next(iter(dist.rendezvous("env://", timeout=TO_MEET)))

@@ -34,6 +34,7 @@ LACKS = {
     r"out of memory|(can't|Cannot) allocate memory|not enough memory|Unable to allocate|STATUS_ALLOC_FAILED": MEMORY,
 }
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+NOT_DETERMINISTIC = re.compile(r"(\w+) does not have a deterministic implementation")
 ONE_VALUE = re.compile(r"Expected more than 1 value per channel")
 
 
@@ -54,6 +55,8 @@ def explain(error: BaseException) -> UserError | None:
     if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):  # importing it takes a second
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         return UserError(f"compiling the networks failed ({reason}); add SOLVER.COMPILE False")
+    if isinstance(error, RuntimeError) and (missing := NOT_DETERMINISTIC.search(str(error))):
+        return UserError(f"{missing[1]} sums on a GPU in no fixed order; leave out SOLVER.DETERMINISTIC")
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         return UserError(f"{f'{error.filename}: ' if error.filename else ''}{why(error)}")
     return None

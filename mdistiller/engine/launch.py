@@ -122,6 +122,8 @@ def select_device(name: str | None) -> torch.device:
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError
         torch.zeros(1, device=device).item()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # of what names none, such as kernels of a compiled network
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"device {name!r} is not available here; type --device cpu, or cuda on a GPU") from error
     return device

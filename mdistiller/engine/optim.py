@@ -55,19 +55,20 @@ class DOT(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            momentum, decay = group["momentum"], group["weight_decay"]
-            for p in group["params"]:
-                gradients = {"v_ce": self.task_gradients.get(p), "v_kd": p.grad}
-                reached = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-                delta = group["delta"] if len(reached) == 2 else 0.0
-                state = self.state[p]
-                for name, gradient in reached.items():
-                    is_first = name not in state
-                    velocity = state.setdefault(name, torch.zeros_like(p))
-                    velocity.mul_(momentum + (delta if name == "v_kd" else -delta)).add_(gradient)
-                    if name == "v_ce" or (len(reached) == 1 and not is_first):
-                        velocity.add_(p, alpha=decay)
-                    p.sub_(velocity, alpha=group["lr"])
+            task = {p: self.task_gradients[p] for p in group["params"] if p in self.task_gradients}
+            distillation = {p: p.grad for p in group["params"] if p.grad is not None}
+            for name, own, other, sign in ("v_ce", task, distillation, -1), ("v_kd", distillation, task, 1):
+                if not own:
+                    continue
+                decayed = [p for p in own if name == "v_ce" or (p not in other and name in self.state[p])]
+                velocity_of = {p: self.state[p].setdefault(name, torch.zeros_like(p)) for p in own}
+                velocities = list(velocity_of.values())
+                momenta = [group["momentum"] + (sign * group["delta"] if p in other else 0.0) for p in own]
+                torch._foreach_mul_(velocities, momenta)
+                torch._foreach_add_(velocities, list(own.values()))
+                if decayed:
+                    torch._foreach_add_([velocity_of[p] for p in decayed], decayed, alpha=group["weight_decay"])
+                torch._foreach_add_(list(own), velocities, alpha=-group["lr"])
 
 
 class Minimiser:

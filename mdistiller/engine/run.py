@@ -25,7 +25,7 @@ from .launch import Launch
 from .metrics import Result
 from .networks import arguments_told, build_student, checksums_of, label_of
 from .owner import owned
-from .precision import compile_networks, keep_freed_memory
+from .precision import compile_networks, keep_freed_memory, make_deterministic
 from .provenance import describe_data, describe_versions
 from .resume import SavedRun, has_ended, tell_ended
 from .runlog import QuietLog, RunLog, import_wandb, start_wandb
@@ -94,6 +94,8 @@ def run_experiment(
     Everything a user can get wrong raises UserError before the run's folders are made.
     """
     processes.check(cfg.SOLVER)
+    if cfg.SOLVER.DETERMINISTIC:
+        make_deterministic(device)
     method = find_method(cfg.DISTILLER.TYPE)
     log_folder, weights_folder = BASELINE_FOLDERS if baseline else folders_of(method)
     label = with_variant(method.__name__, cfg, method)

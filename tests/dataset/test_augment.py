@@ -280,6 +280,7 @@ def test_the_global_random_state_is_not_touched(photographs):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_gives_the_same_pictures_as_the_cpu(photographs):
     for seed in range(5):

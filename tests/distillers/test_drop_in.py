@@ -141,16 +141,17 @@ def test_method_without_an_index_is_listed_by_name(project):
     assert yaml.safe_load(chosen)["DISTILLER"]["TYPE"] == "MSE"
 
 
-def test_method_is_seen_by_the_tests_of_every_method_and_of_the_readme(project):
+def test_method_is_seen_by_the_tests_of_every_method_and_of_the_page(project):
     shutil.copytree(PROJECT / "tests", project / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "pyproject.toml"):
-        shutil.copy(PROJECT / name, project)
-    tests = "tests/distillers", "tests/engine/test_methods.py", "tests/engine/test_cli.py", "tests/test_readme.py"
+    for name in ("README.md", "pyproject.toml", "docs/methods.md"):
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / name, project / name)
+    tests = "tests/distillers", "tests/engine/test_methods.py", "tests/engine/test_cli.py", "tests/test_docs.py"
     chosen = "Mse or MSE and (resnet20 or not step) or every_published_method or methods_that_have"
     result = run(project, "-m", "pytest", "-q", "-k", chosen, *tests)
     failed = re.findall(r"^FAILED (\S+)", result.stdout, re.MULTILINE)
-    assert failed == [f"tests/test_readme.py::{test}[Mse]" for test in ROW_TESTS], result.stdout
-    assert "README's table of methods lacks | Mse | nowhere 2026 | logits | none |" in result.stdout
+    assert failed == [f"tests/test_docs.py::{test}[Mse]" for test in ROW_TESTS], result.stdout
+    assert "docs/methods.md lacks | Mse | nowhere 2026 | logits | none |" in result.stdout
     assert "test_pairs" not in result.stdout and result.stdout.split("[100%]")[0].count(".") > 15
 
 

@@ -16,6 +16,7 @@ from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, training_main
 from mdistiller.engine.failures import explain
 from mdistiller.engine.optim import build_minimiser
+from mdistiller.errors import UserError
 from mdistiller.models import build_model
 from tests.engine.conftest import TINY
 
@@ -155,6 +156,7 @@ def test_an_unknown_precision_is_refused(script):
 @pytest.mark.parametrize(("device", "networks"), [("cpu", 1), ("cuda", 2)])
 def test_full_batches_are_compiled_and_others_are_not(distiller, monkeypatch, device, networks):
     counting = Counting(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     precision.compile_networks(distiller, torch.device(device))
     for count in (4, 4, 3):
         image, target = batch_of(count)
@@ -212,6 +214,41 @@ def test_compiled_training_equals_training(distiller):
             minimise(optimizer, terms)
             losses.append(sum(terms.values()).item())
     assert losses[:3] == pytest.approx(losses[3:], rel=1e-4)
+
+
+def test_an_evaluation_before_training_leaves_the_compiled_case_to_training(distiller, monkeypatch):
+    counting = Counting(monkeypatch)
+    precision.compile_networks(distiller, torch.device("meta"))
+    distiller.student.eval()(batch_of(5)[0])
+    image, target = batch_of(4)
+    distiller.train()(image=image, target=target)
+    assert counting.shapes == [(4, 3, 32, 32)] * 2
+
+
+def test_a_copy_of_a_compiled_network_computes_with_its_own_weights(monkeypatch):
+    counting = Counting(monkeypatch)
+    network = nn.Linear(3, 2)
+    precision.compile_network(network)
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        copied.weight.zero_(), copied.bias.fill_(7)
+    assert (copied(torch.ones(1, 3)) == 7).all() and counting.shapes == []
+
+
+def test_gpus_that_the_compiler_does_not_know_are_not_compiled_for(distiller, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P40")
+    with pytest.raises(UserError, match=r"compute capability 7\.0 or more, which Tesla P40 has not"):
+        precision.compile_networks(distiller, torch.device("cuda"))
+
+
+def test_determinism_is_refused_where_it_changes_nothing(script):
+    script(training_main, *TINY, "--device", "cpu", "SOLVER.DETERMINISTIC", "True").fails_with("no effect on a CPU")
+
+
+def test_what_a_gpu_sums_in_no_order_is_named():
+    error = RuntimeError("upsample_backward_cuda does not have a deterministic implementation, but you")
+    assert "upsample_backward_cuda" in str(explain(error))
 
 
 @pytest.mark.skipif(not precision.has_compiler(), reason="needs a C++ compiler")
