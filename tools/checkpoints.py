@@ -34,7 +34,7 @@ def without_pairs(words):
     rest, pairs, left = [], [], list(words)
     while left:
         word = left.pop(0)
-        if not re.fullmatch(KEY, word) or Path(word).exists():
+        if not re.fullmatch(KEY, word) or word.lower().endswith(EXTENSIONS) or Path(word).exists():
             rest.append(word)
         elif left:
             pairs += [word, left.pop(0)]

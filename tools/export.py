@@ -2,7 +2,7 @@
 
 onnx and torch_export take images and give logits, of any number of images at once. safetensors is the weights and, in
 its metadata, what the checkpoint tells: test.py and mdistiller.load_student then need no flags. The file is run on real
-images, one and seven at once; it is kept where no logit differs by more than 1e-4, or by 1e-4 of the largest above 1.
+images, one and seven at once; it is kept where no logit differs by more than 1e-4, or by 1e-5 of the largest.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from mdistiller.models.folding import fold_batch_norms
 from tools.checkpoints import CheckpointParser, image_files, read, without_pairs
 
 BATCHES = 1, 7  # images at once, when a file is run
-TOLERANCE = 1e-4  # of a logit, or of the largest where that is above 1
+TOLERANCE, RELATIVE = 1e-4, 1e-5  # of a logit, or beside the largest one where that allows more
 CIFAR100_FOLDER = "cifar-100-python"  # looked for without it, CIFAR-100 would be downloaded
 
 
@@ -177,7 +177,7 @@ def main(arguments=None):
             raise UserError(
                 f"{named.name} cannot be written as {flags.format} ({described(error)}); choose another --format"
             ) from error
-        if not difference <= TOLERANCE * max(1, largest):  # not of NaN
+        if not difference <= allowed(largest):  # not of NaN
             raise UserError(
                 f"{flags.output} is not kept: its logits differ by {difference:.1e} from the network's, whose largest "
                 f"is {largest:.3g}; choose another --format"
@@ -214,6 +214,11 @@ def compare(network, images, run, given):
             raise ValueError(f"logits {tuple(found.shape)} in place of {tuple(logits.shape)}")
         differences.append((found - logits).abs().max())
     return logits.abs().max().item(), torch.stack(differences).max().item()
+
+
+def allowed(largest):
+    """How far a logit may be off, where the `largest` is so large: float32 rounds in proportion."""
+    return max(TOLERANCE, RELATIVE * largest)
 
 
 @contextlib.contextmanager
@@ -300,7 +305,7 @@ def report(flags, student, named, source, largest, difference):
 image    float32 (batch, 3, {side}, {side}), {values}
 logits   float32 (batch, {len(student.class_names)})
 checked  on {source}, at batch {" and ".join(map(str, BATCHES))}
-         largest difference {difference:.1e}, largest logit {largest:.3g}, allowed {TOLERANCE * max(1, largest):.1e}
+         largest difference {difference:.1e}, largest logit {largest:.3g}, allowed {allowed(largest):.1e}
 
 {FORMATS[flags.format].snippet.format(arguments)}"""
     )

@@ -85,6 +85,8 @@ def test_numbers_of_imagenet_have_words(tmp_path, pictures):
     ("arguments", "part"),
     [
         ("", "no images; name files or folders"),
+        ("CAT.PNG", "cannot read image CAT.PNG"),
+        ("a.png DATASET.IMAGE_SIZ 32", "DATASET.IMAGE_SIZE"),
         ("a.png --top 0", "--top is 0"),
         ("a.png --top x", "invalid int value"),
         ("a.png --device tpu", "device 'tpu' is not available"),
