@@ -91,7 +91,7 @@ class Probes:
     def probe(self, text):
         """The `Transfer` of the network that `text` means."""
         path = weights_at(text, self.project)
-        student = read_student(self.reader, path, self.flags.num_classes)
+        student, *_ = read_student(self.reader, path, self.flags.num_classes)
         data = self.data_for(student.transform)
         network = student.network.to(self.flags.device).to(memory_format=torch.channels_last)
         train, test = (outputs_of(network, batches, f"Features of {path.name}") for batches in (data.train, data.test))
