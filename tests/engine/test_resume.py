@@ -70,7 +70,7 @@ def test_a_run_is_named_by_its_name_its_folder_or_its_state(script, stopped, for
 
 
 def test_the_printed_command_resumes(script, stopped):
-    flags = script.err.split("Resume:")[1].replace("\\\n", " ").split()
+    flags = script.err.split("Resume:")[1].replace("\\\n", "").split()  # as a shell joins lines
     assert flags[0] == "python" and flags[1].endswith("train.py")
     assert script(training_main, *flags[2:]).status == 0 and epochs_of(script) == ["1", "2"]
 
