@@ -18,6 +18,7 @@ from pathlib import Path
 if not __package__:  # run as a file, beside which Python would look for modules first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from mdistiller.dataset import CIFAR100_CLASSES
 from mdistiller.distillers import PLAIN_TRAINING
 from mdistiller.engine.claims import Bounded
 from mdistiller.engine.cli import run_script, training_main
@@ -32,9 +33,9 @@ from mdistiller.engine.resolve import pick
 from mdistiller.engine.runs import BASELINE_FOLDERS, CONFIGS, PROJECT, make_folder, published_weights, shown
 from mdistiller.engine.students import weight_file
 from mdistiller.engine.tables import UNKNOWN, WIDTH, align
-from mdistiller.engine.teachers import MDISTILLERS
+from mdistiller.engine.teachers import MDISTILLERS, RELEASED
 from mdistiller.engine.values import read_yaml
-from mdistiller.engine.weights import load_weights
+from mdistiller.engine.weights import load_weights, read_meta
 from mdistiller.engine.writing import atomic_write, remove_stale, writing
 from mdistiller.errors import UserError, printable
 from mdistiller.files import open_regular
@@ -44,15 +45,6 @@ from tools.grid.find import FINISHED, RUNNING, STOPPED, Finder
 from tools.grid.jobs import claimed
 from tools.grid.run import Run
 
-# Top-1 of MDistiller's released teachers, in percent: Zhao et al., Decoupled Knowledge Distillation, CVPR 2022.
-RELEASED = {
-    "resnet32x4": 79.42,
-    "resnet56": 72.34,
-    "resnet110": 74.31,
-    "vgg13": 74.64,
-    "wrn_40_2": 75.61,
-    "ResNet50": 79.34,
-}
 URL = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
 PATTERN = MDISTILLERS[CIFAR100.models]  # of a teacher's file, below the project
 FOLDER = Path(PATTERN).parts[0]
@@ -252,9 +244,10 @@ def files_of(names, project):
 
 
 def is_of_cifar100(path):
-    """Whether the weights at `path` are of CIFAR-100, as far as they tell; testing says what is wrong with others."""
-    with contextlib.suppress(UserError):
-        return weight_file(path, CIFAR100.models).dataset in (CIFAR100.models, "folder")
+    """Whether the weights at `path` score the classes of CIFAR-100, as far as they tell."""
+    classes = list(CIFAR100_CLASSES)
+    with contextlib.suppress(UserError):  # testing them says what is wrong
+        return read_meta(path).get("dataset", {}).get("classes", classes) == classes
     return True
 
 

@@ -34,7 +34,7 @@ from .resolve import Choices, baseline_config, distillation_config
 from .resume import SavedRun
 from .resume import resolve as resume
 from .run import run_experiment
-from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
+from .runs import BASELINE_FOLDERS, CONFIGS, DEMO, folders_of
 from .signals import end_later, stoppable
 from .tables import format_classes, format_comparison, format_table, place, write_classes, write_table
 from .views import views_of
@@ -80,7 +80,7 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
     parser.choose.add_argument(
         "--teacher_weights", metavar="FILE", help="the teacher's weights, in any published form, or pretrained"
     )
-    demo = CONFIGS / benchmark.models / "demo.yaml"
+    demo = CONFIGS / benchmark.models / DEMO
     if demo.is_file():
         parser.run.add_argument("--demo", action="store_true", help="all three trainings on small synthetic images")
     parser.set_defaults(demo=False)
@@ -156,33 +156,28 @@ def choose(
 def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> None:
     """`test.py`: evaluate the students found below `project`, or one weight file."""
     parser = Parser("Evaluate every distilled student, or one weight file.")
+    choose, run, look = parser.choose, parser.run, parser.look
     kinds = ", ".join(DATASETS)
-    parser.choose.add_argument(
+    choose.add_argument(
         "--dataset",
         choices=tuple(DATASETS),
         metavar="TYPE",
         help=f"only what was trained on such data ({kinds}); the data of a file without meta",
     )
-    parser.choose.add_argument("--all", action="store_true", help="teachers and baselines as well, those of train.py")
-    parser.choose.add_argument(
+    choose.add_argument("--all", action="store_true", help="teachers and baselines as well, those of train.py")
+    choose.add_argument(
         "--checkpoint",
         action="append",
         metavar="FILE",
         help="weights to evaluate, in any published form; repeatable",
     )
-    parser.choose.add_argument("--model", metavar="NAME", help="the files' network; alone: pretrained, on ImageNet")
-    parser.look.add_argument(
-        "--per_class", action="store_true", help="of one row: each class, and the worst confusions"
-    )
-    parser.look.add_argument(
-        "--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes"
-    )
-    parser.run.add_argument("--flip", action="store_true", help="mean logits of each image and its mirror image")
-    parser.run.add_argument("--ten_crop", action="store_true", help="mean logits of five crops and their mirror images")
-    parser.run.add_argument(
-        "--ensemble", action="store_true", help="one row of all files: the mean of their probabilities"
-    )
-    parser.look.add_argument(
+    choose.add_argument("--model", metavar="NAME", help="the files' network; alone: pretrained, on ImageNet")
+    look.add_argument("--per_class", action="store_true", help="of one row: each class, and the worst confusions")
+    look.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
+    run.add_argument("--flip", action="store_true", help="mean logits of each image and its mirror image")
+    run.add_argument("--ten_crop", action="store_true", help="mean logits of five crops and their mirror images")
+    run.add_argument("--ensemble", action="store_true", help="one row of all files: the mean of their probabilities")
+    look.add_argument(
         "--agreement",
         nargs="?",
         const=RECORDED,

@@ -10,15 +10,14 @@ from mdistiller.dataset.torchvision_sets import TORCHVISION_SETS
 from mdistiller.distillers import find_method
 from mdistiller.errors import UserError
 
-from .index import CIFAR100, Benchmark
+from .index import Benchmark
 from .lines import COLUMNS, command, count, shortened
 from .networks import label_of
-from .runs import PROJECT, shown
-from .teachers import find_teacher_weights, training_command
+from .runs import CONFIGS, DEMO, shown
+from .teachers import fetching_command, find_teacher_weights, training_command
 
 TITLE = 13  # columns, as those of `command`
 LONGEST = 60  # columns of a path
-TEACHERS = PROJECT / "tools/teachers.py"  # which a clone has
 
 
 def print_overview(cfg: CN, benchmark: Benchmark, utils: Path) -> None:
@@ -30,7 +29,7 @@ def print_overview(cfg: CN, benchmark: Benchmark, utils: Path) -> None:
     training = f"{count(solver.EPOCHS, 'epoch')} in batches of {solver.BATCH_SIZE}"
     if is_taught:
         what = f"{student} taught by {label_of(cfg, 'TEACHER')}, method {find_method(cfg.DISTILLER.TYPE).__name__}"
-        flags = ["--selected_student", "0", "--selected_teacher", "0", "--selected_distiller", "0"]
+        flags = ["--selected_distiller", "0"]
     else:
         what, flags = f"{student} without a teacher", ["--selected_model", "0"]
     lines = ["Nothing is trained without flags. With those of index 0 this would be:", ""]
@@ -39,7 +38,7 @@ def print_overview(cfg: CN, benchmark: Benchmark, utils: Path) -> None:
     if is_taught:
         lines += where_teacher_is(cfg, benchmark, utils)
     lines += ["", *command("Start:", *start, *flags)]
-    if is_taught and benchmark is CIFAR100:
+    if is_taught and (CONFIGS / benchmark.models / DEMO).is_file():
         lines += command("Try:", *start, "--demo") + entry("", "on small images that come with it, in minutes")
     lines += entry("More:", "--list prints all indices and names, --help all flags")
     print("\n".join(lines))
@@ -58,9 +57,7 @@ def where_data_is(cfg: CN) -> str:
         is_there = (root / TORCHVISION_SETS[kind].folder).is_dir()
         return f"{kind} in {place}{'' if is_there else ', downloaded there on first use'}"
     is_there = (root / "train").is_dir()
-    return f"{kind} in {place}" + (
-        "" if is_there else ", where it is not; add DATASET.ROOT FOLDER, its train/ and val/"
-    )
+    return f"{kind} in {place}{'' if is_there else ', where it is not; add DATASET.ROOT FOLDER'}"
 
 
 def where_teacher_is(cfg: CN, benchmark: Benchmark, utils: Path) -> list[str]:
@@ -70,8 +67,8 @@ def where_teacher_is(cfg: CN, benchmark: Benchmark, utils: Path) -> list[str]:
         path, _ = find_teacher_weights(benchmark, cfg, utils, {"classes": list(DATASETS[cfg.DATASET.TYPE].classes)})
     except UserError:
         lines = entry("Teacher:", f"the weights of {name} are missing; one of these brings them")
-        if benchmark is CIFAR100 and TEACHERS.is_file():
-            lines += command("", "python", shown(TEACHERS), "fetch", name)
+        if fetching := fetching_command(cfg):
+            lines += command("", *fetching.split())
         return lines + command("", *training_command(benchmark, cfg, name, utils).split())
     there = "in" if path.is_file() else "downloaded on first use to"
     return entry("Teacher:", f"weights of {name} {there} {shortened(shown(path), LONGEST)}")
