@@ -31,7 +31,7 @@ PLOT = PROJECT / "tools/plot.py"  # which a clone has
 def run_demo(
     cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, resume: bool = False, processes: Processes = ONE
 ) -> None:
-    """Train a teacher where there is none, the student alone and distilled, and print what they reach and what draws it.
+    """Train a teacher where there is none, the student alone and distilled; print what they reach, and what draws it.
 
     cfg: that of the distillation; the other two networks are trained by the same, without a teacher. resume: go on with
     the newest of those runs where there are some.

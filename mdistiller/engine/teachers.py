@@ -87,11 +87,10 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
     place = published_weights(utils / BASELINE_FOLDERS[1], label_of(cfg, "TEACHER"))
     other = f" ({place} is of other classes)" if place.is_file() else ""
     places = f"{place}{other}, runs beside it" + (f" and {PROJECT / mdistillers}" if mdistillers else "")
-    fetching = fetching_command(cfg)
+    fetching = f"fetch it ({command}), " if (command := fetching_command(cfg)) else ""
     raise UserError(
         f"no weights of the teacher {name} for these {len(classes)} classes: looked for {places}; "
-        f"{f'fetch it ({fetching}), ' if fetching else ''}train it ({training_command(benchmark, cfg, name, utils)}) or "
-        "name a file with --teacher_weights"
+        f"{fetching}train it ({training_command(benchmark, cfg, name, utils)}) or name a file with --teacher_weights"
     )
 
 
