@@ -11,8 +11,9 @@ from tests.engine.test_cli import save_teacher
 
 @pytest.mark.parametrize("benchmark", [CIFAR100, IMAGENET], ids=lambda benchmark: benchmark.label)
 @pytest.mark.parametrize("main", [distillation_main, training_main])
-def test_it_is_short_and_starts_nothing(tmp_path, benchmark, main):
+def test_it_is_short_and_starts_nothing(tmp_path, monkeypatch, benchmark, main):
     script = Script(tmp_path, benchmark)
+    monkeypatch.chdir(tmp_path)
     assert script(main).status == 0 and not script.err
     lines = script.out.splitlines()
     assert len(lines) <= 16 and max(map(len, lines)) <= 100
@@ -21,7 +22,7 @@ def test_it_is_short_and_starts_nothing(tmp_path, benchmark, main):
 
 
 def test_it_names_what_is_missing_and_how_to_get_it(script):
-    text = script(distillation_main).out.replace("\\\n", "")
+    text = " ".join(script(distillation_main).out.replace("\\\n", "").split())
     assert "resnet32 taught by resnet32x4" in text and "240 epochs in batches of 64" in text
     assert "teachers.py fetch resnet32x4" in text and "train.py --selected_model resnet32x4" in text
     assert "--demo" in text
