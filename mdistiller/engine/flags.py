@@ -15,11 +15,19 @@ KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)+")  # of the config
 PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
 
 
+class Paragraphs(argparse.HelpFormatter):
+    """Help whose texts keep their paragraphs, each as wide as the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = (super(Paragraphs, self)._fill_text(each, width, indent) for each in text.strip().split("\n\n"))
+        return "\n\n".join(paragraphs)
+
+
 class FlagParser(argparse.ArgumentParser):
     """Flags; what it cannot parse, and a flag whose value is empty, raises UserError."""
 
     def __init__(self, **kwargs: Any):
-        super().__init__(allow_abbrev=False, **kwargs)
+        super().__init__(**{"allow_abbrev": False, "formatter_class": Paragraphs, **kwargs})
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         flags, unknown = self.parse_known_intermixed_args(arguments)
@@ -32,6 +40,7 @@ class FlagParser(argparse.ArgumentParser):
         return flags
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace(", KEY VALUE", "")  # of which there may be none, whatever argparse says
         raise UserError(f"{message}; type --help for all flags")
 
 

@@ -71,7 +71,7 @@ class Dict(nn.Module):
 BAD = {
     "classes": ({"teacher": network(classes=5)}, "the student scores 4 classes and the teacher 5"),
     "no logits": ({"student": Dict()}, "the student makes dict of one image"),
-    "no classifier": ({"student": nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten())}, "no linear layer"),
+    "no maps": ({"student": nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))}, "no maps of features"),
     "other images": ({"teacher": nn.Linear(3, 4)}, "the teacher"),
     "bytes": ({"train": loader(IMAGES.byte(), LABELS)}, "torch.uint8"),
     "doubles": ({"test": loader(IMAGES.double(), LABELS)}, "test loader gives no batches of torch.float32"),

@@ -14,7 +14,8 @@ from mdistiller.engine.runs import PROJECT
 from mdistiller.engine.values import read_yaml
 
 CONFIGS = PROJECT / "configs"
-FILES = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml")}
+GRIDS = {f"grids/{path.stem}" for path in CONFIGS.glob("grids/*.yaml")}  # are no presets
+FILES = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml")} - GRIDS
 MOBILE = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 TRANSFORMERS = ("timm:vit_tiny_patch16_224", "timm:deit_tiny_distilled_patch16_224")
 

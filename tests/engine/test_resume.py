@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from mdistiller.distillers import Vanilla
+from mdistiller.engine import provenance
 from mdistiller.engine import run as run_module
 from mdistiller.engine import trainer as trainer_module
 from mdistiller.engine.checkpoint import Checkpointer
@@ -69,7 +70,7 @@ def test_a_run_is_named_by_its_name_its_folder_or_its_state(script, stopped, for
 
 
 def test_the_printed_command_resumes(script, stopped):
-    flags = script.err.split("Resume:")[1].replace("\\\n", " ").split()
+    flags = script.err.split("Resume:")[1].replace("\\\n", "").split()  # as a shell joins lines
     assert flags[0] == "python" and flags[1].endswith("train.py")
     assert script(training_main, *flags[2:]).status == 0 and epochs_of(script) == ["1", "2"]
 
@@ -200,7 +201,8 @@ def test_a_run_that_saved_nothing_begins_anew(script, stopped):
 def test_other_code_is_a_warning(script, stopped, monkeypatch):
     versions = run_module.describe_versions()
     changed = {"versions": versions["versions"] | {"torch": "9.9"}}
-    monkeypatch.setattr(run_module, "describe_versions", lambda: changed)
+    for module in (run_module, provenance):
+        monkeypatch.setattr(module, "describe_versions", lambda: changed)
     assert script(training_main, "--resume").status == 0
     assert "Warning: the code has changed since the run was stopped: torch 9.9, was" in script.out
 
@@ -214,10 +216,10 @@ def test_the_state_is_saved_as_often_as_asked(script, monkeypatch):
 
     monkeypatch.setattr(Checkpointer, "save", remember)
     script(training_main, *TRAIN, "LOG.SAVE_STEPS", "2")
-    assert places == [(0, 0), (0, 2), (1, 0), (1, 2), (2, 0)]
+    assert places == [(0, 0, 0), (0, 0, 2), (0, 1, 0), (0, 1, 2), (0, 2, 0)]
     places.clear()
     script(training_main, *TRAIN, "LOG.SAVE_MINUTES", "1e-9")
-    assert places == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
+    assert places == [(0, epoch, step) for epoch in (0, 1) for step in range(4)] + [(0, 2, 0)]
 
 
 def test_the_demo_goes_on_where_it_was_stopped(script, stop):

@@ -119,7 +119,7 @@ class Runs:
             ]
         lines = [line.partition(" - ")[2] for line in log.read_text().splitlines()]
         numbers = [line for line in lines if re.match(r"(Epoch: |Initial |Train |Test |Best )", line)]
-        numbers = [re.sub(r", \S*best.pth", "", line) for line in numbers]
+        numbers = [re.sub(r", \S*best.pth| took .*", "", line) for line in numbers]
         return {
             "student": state["model"],
             "training": training,

@@ -39,7 +39,7 @@ def draw(flags, project):
     batch_size = flags.batch_size or BATCH_SIZE
     names = flags.inputs or CIFAR100.published
     configs = [config_of_method(name, pair, batch_size, flags.device) for name in (PLAIN_TRAINING, *names)]
-    titles = [ALONE, *(cfg.DISTILLER.TYPE for cfg in configs[1:])]
+    titles = [ALONE, *(find_method(cfg.DISTILLER.TYPE).__name__ for cfg in configs[1:])]
     trainings = {title: training_of(cfg, flags.device) for title, cfg in zip(titles, configs, strict=True)}
     alone, *rest = found = measure(trainings, flags.device)
     print(f"{alone.name} {1000 * alone.median:.1f} ms a step")
@@ -86,7 +86,7 @@ def chart(found, title):
         axes.text(high, place, f"  {median:.0f} ({times.median / alone.median:.1f}x)", va="center", fontsize=6)
     axes.set_yticks(range(len(order)), [times.name for times in order])
     axes.set_xlim(0, 1250 * max(max(times.seconds) for times in order))
-    axes.set_xlabel(f"ms a training step (times {ALONE}); median, and least to most, of {REPEATS} x {STEPS} steps")
+    axes.set_xlabel(f"ms a step (times {ALONE}); median, least and most of {REPEATS}")
     axes.set_title(title, loc="left")
     return figure
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from mdistiller.dataset import DATASETS, Transform
+from mdistiller.dataset import Transform, is_of_photographs
 from mdistiller.dataset.folder import EXTENSIONS
 from mdistiller.dataset.images import open_image
 from mdistiller.errors import UserError
@@ -117,8 +117,7 @@ def read_photograph(path, subjects):
     images = []
     for subject in subjects:
         dataset = subject.cfg.DATASET
-        crops = DATASETS[dataset.TYPE].stays_in_files
-        transform = Transform(dataset.IMAGE_SIZE, dataset.MEAN, dataset.STD, crops)
+        transform = Transform(dataset.IMAGE_SIZE, dataset.MEAN, dataset.STD, is_of_photographs(dataset))
         with open_image(path, dataset.IMAGE_SIZE) as image:
             images.append(transform(image)[None].to(subject.data.test.device))
     return images, None

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mdistiller.engine.checkpoint import Checkpointer
+from mdistiller.engine.runlog import QuietLog
 
 from ..report import Report, Row
 from ..timing import alternate
@@ -23,7 +24,7 @@ def measure(flags):
         trainer = training.trainer
         with tempfile.TemporaryDirectory() as folder:
             files = SimpleNamespace(last=Path(folder, "last.pth"), previous=Path(folder, "previous.pth"))
-            trainer.log = SimpleNamespace(state_dict=dict)
+            trainer.log = QuietLog()
 
             def save(trainer=trainer, files=files):
                 Checkpointer(trainer.cfg.LOG, files).save(trainer)
