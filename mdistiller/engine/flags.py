@@ -45,12 +45,17 @@ class FlagParser(argparse.ArgumentParser):
 
 
 class Parser(FlagParser):
-    """Flags, then KEY VALUE pairs."""
+    """Flags in four groups, and KEY VALUE pairs."""
 
     def __init__(self, description: str):
-        super().__init__(description=description)
-        self.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
-        self.add_argument("--device", help="cpu, cuda, cuda:1 … (default: CUDA where there is a GPU, else the CPU)")
+        super().__init__(description=description, add_help=False)
+        groups = (self.add_argument_group(title) for title in ("choose", "run", "device", "look"))
+        self.choose, self.run, self.where, self.look = groups
+        self.choose.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
+        self.where.add_argument(
+            "--device", help="cpu, cuda, cuda:1 … (default: CUDA where there is a GPU, else the CPU)"
+        )
+        self.look.add_argument("-h", "--help", action="help", help="print this, and stop")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         optional = [action for action in self._actions if action.nargs == "?"]
@@ -70,22 +75,22 @@ class TrainingParser(Parser):
     def __init__(self, description: str):
         super().__init__(description)
         self.epilog = "Trains in one process; in N, each on a GPU of its own, after torchrun --nproc_per_node=N."
-        self.add_argument(
-            "--list",
-            nargs="*",
-            metavar="LIBRARY PATTERN",
-            help="print the indices and names, or those of torchvision or timm with PATTERN in them, and stop",
-        )
-        self.add_argument("--cfg", metavar="FILE", help="YAML config, MDistiller's too, in place of the preset")
-        self.add_argument(
-            "--fast", action="store_true", help="the fastest precision and compilation that the device has"
-        )
-        self.add_argument("--print_cfg", action="store_true", help="print the config that would run, and stop")
-        self.add_argument(
+        self.choose.add_argument("--cfg", metavar="FILE", help="YAML config, MDistiller's too, in place of the preset")
+        self.choose.add_argument("--seed", type=int, help="seed of everything random (default: EXPERIMENT.SEED, 2021)")
+        self.run.add_argument(
             "--resume",
             nargs="?",
             const=NEWEST,
             metavar="RUN",
             help="go on with a run that was stopped: its name, folder or last.pth (default: the newest)",
         )
-        self.add_argument("--seed", type=int, help="seed of everything random (default: EXPERIMENT.SEED, 2021)")
+        self.where.add_argument(
+            "--fast", action="store_true", help="the fastest precision and compilation that the device has"
+        )
+        self.look.add_argument(
+            "--list",
+            nargs="*",
+            metavar="LIBRARY PATTERN",
+            help="print the indices and names, or those of torchvision or timm with PATTERN in them, and stop",
+        )
+        self.look.add_argument("--print_cfg", action="store_true", help="print the config that would run, and stop")
