@@ -5,7 +5,6 @@ its metadata, what the checkpoint tells: test.py and mdistiller.load_student the
 images, one and seven at once; it is kept where no logit differs by more than 1e-4, or by 1e-5 of the largest.
 """
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -114,7 +113,6 @@ FORMATS = {
 
 def parse(arguments=None):
     parser = CheckpointParser("export", __doc__, "KEY VALUE")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--output", metavar="FILE", required=True, help="what to write, with the format's extension")
     parser.add_argument("--overwrite", action="store_true", help="also where FILE exists")

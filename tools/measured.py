@@ -5,7 +5,6 @@ is as old as the last commit that changed it, and is listed where a later one ch
 measuring, so reword and measure together.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ PICTURE = re.compile(r"!\[.*?\]\((\S+?)\)")
 
 
 def main(arguments=None, project=PROJECT):
-    parser = FlagParser(prog="measured.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(prog="measured.py", description=__doc__)
     parser.parse(arguments)
     if ask_git(project, "rev-parse", "HEAD") is None:
         raise UserError(f"{project} is no git clone; the ages of numbers are those of their commits")

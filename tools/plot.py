@@ -8,7 +8,6 @@ gradcam: where on photographs networks find what speaks for a class. cost: the t
 A run or a network is named by a file, a run's folder or name, or the names in a published one, such as resnet20_KD.
 """
 
-import argparse
 import sys
 import warnings
 from pathlib import Path
@@ -43,7 +42,7 @@ MOST_INPUTS = 20
 
 
 def parse(arguments=None):
-    parser = FlagParser(prog="plot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(prog="plot", description=__doc__)
     parser.add_argument("picture", choices=PICTURES)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="runs, weights or images; of cost: methods")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)

@@ -4,7 +4,6 @@ What has finished is recognised, what was stopped goes on, and killing this lose
 scripts, in the scripts' own folders; results.md, results.csv and results.html are written to --output.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -33,7 +32,7 @@ JOBS = whole(1, 64)
 
 
 def parse(arguments=None):
-    parser = FlagParser(prog="results.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(prog="results.py", description=__doc__)
     parser.add_argument("grid", metavar="GRID.yaml", help="methods, pairs and seeds, as those in configs/grids/")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=PAIRS_HELP)
     parser.add_argument("--output", metavar="FOLDER", help="of the tables (default output/GRID)")

@@ -6,7 +6,6 @@ in memory: 100 epochs of SGD, batch 64, learning rate 0.1 (times 0.1 after epoch
 weight decay. Reported is its last epoch on the test images.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +54,7 @@ class Transfer(NamedTuple):
 
 
 def parse(arguments=None):
-    parser = FlagParser(prog="transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(prog="transfer", description=__doc__)
     parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="weights, or a run by its name or folder")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help=f"of the other data: {PAIRS_HELP}")
     parser.add_argument("--dataset", required=True, choices=tuple(DATASETS), metavar="TYPE", help="the other data")

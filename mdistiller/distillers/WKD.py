@@ -1,14 +1,17 @@
 """Lv, Yang and Li, Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation, NeurIPS 2024."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mdistiller.checks import TEMPERATURE, WEIGHT, number, one_of, whole
+from mdistiller.checks import TEMPERATURE, TEXT, WEIGHT, number, one_of, whole
 from mdistiller.errors import UserError
+from mdistiller.files import open_regular
 from mdistiller.models import find_classifier
 
 from ._base import Distiller, Output
@@ -19,17 +22,41 @@ WIDTH = 256  # channels of the bottleneck
 
 
 @full_precision
-def transport_costs(weight: torch.Tensor, sharpen: float) -> torch.Tensor:
-    """What it costs to move probability from a class to another: the less alike their weights, the more.
-
-    weight: (classes, channels), of the classifier. Returns (classes, classes): the cosine distance d, or
-    1 − exp(−sharpen · d) where `sharpen` is not 0.
-    """
+def cosine_distances(weight: torch.Tensor) -> torch.Tensor:
+    """How little alike classes are, (classes, classes), by the weights (classes, channels) of the classifier."""
     directions = F.normalize(weight, dim=1)
-    distance = 1 - directions @ directions.T
+    return 1 - directions @ directions.T
+
+
+def distances_in(path: str, num_classes: int) -> torch.Tensor:
+    """Distances between classes (num_classes, num_classes) in a file: one array of NumPy (.npy), or one tensor.
+
+    Raises UserError for what is no such file.
+    """
+    expected = f"expected finite numbers ({num_classes}, {num_classes}), saved by numpy.save or torch.save"
+    try:
+        with open_regular(path) as file:
+            is_array = path.lower().endswith(".npy")
+            values = np.load(file, allow_pickle=False) if is_array else torch.load(file, "cpu", weights_only=True)
+        distances = torch.as_tensor(values)
+    except OSError as error:
+        raise UserError(f"WKD.COST_FILE {path} cannot be read: {error.strerror or error}; {expected}") from error
+    except Exception as error:  # of whatever the file holds instead
+        raise UserError(f"WKD.COST_FILE {path} holds no distances; {expected}") from error
+    if distances.shape != (num_classes, num_classes) or distances.is_complex() or not distances.isfinite().all():
+        raise UserError(f"WKD.COST_FILE {path} holds {tuple(distances.shape)} numbers, or some not finite; {expected}")
+    return distances.float()
+
+
+@full_precision
+def transport_costs(distances: torch.Tensor, sharpen: float) -> torch.Tensor:
+    """What it costs to move probability from a class to another: the larger their distance d, the more.
+
+    distances: (classes, classes). Returns as many: d, or 1 − exp(−sharpen · d) where `sharpen` is not 0.
+    """
     if sharpen:
-        distance = 1 - torch.exp(-sharpen * distance)
-    return F.relu(distance) + EPSILON
+        distances = 1 - torch.exp(-sharpen * distances)
+    return F.relu(distances) + EPSILON
 
 
 def sinkhorn_distance(
@@ -121,6 +148,7 @@ class WKD(Distiller):
         "LAMBDA": 0.05,
         "ITER": 10,
         "SHARPEN": 2.0,
+        "COST_FILE": "",  # of distances between classes; empty: those of the teacher's classifier
         "GRID": 4,  # cells a side
         "MEAN_COV_RATIO": 2.0,
         "EPS": 1e-5,
@@ -134,6 +162,7 @@ class WKD(Distiller):
         "LAMBDA": number(1e-2, 1e3),
         "ITER": whole(1, 1000),
         "SHARPEN": number(0, 100),
+        "COST_FILE": TEXT,
         "GRID": whole(1, 16),
         "EPS": number(1e-8, 1),
         "PROJECTOR": one_of("bottleneck", "conv1x1"),
@@ -152,6 +181,15 @@ class WKD(Distiller):
         parts = [*([] if cfg.WKD.LOSS.FEAT_WEIGHT else ["logits"]), *([] if cfg.WKD.GAMMA else ["features"])]
         return [*parts, *super().variant(cfg)]
 
+    @classmethod
+    def unread(cls, cfg: Any) -> Mapping[str, str]:
+        keys: dict[str, str] = {}
+        if not cfg.WKD.GAMMA:
+            keys |= dict.fromkeys(("T", "LAMBDA", "ITER", "SHARPEN", "COST_FILE"), "WKD.GAMMA is 0")
+        if not cfg.WKD.LOSS.FEAT_WEIGHT:
+            keys |= dict.fromkeys(("GRID", "MEAN_COV_RATIO", "EPS", "PROJECTOR"), "WKD.LOSS.FEAT_WEIGHT is 0")
+        return {**cls.ignored, **keys}
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any):
         super().__init__(student, teacher, cfg)
         settings = cfg.WKD
@@ -162,8 +200,10 @@ class WKD(Distiller):
         self.ratio, self.grid, self.eps = settings.MEAN_COV_RATIO, settings.GRID, settings.EPS
         self.decay_after, self.epochs = settings.COSINE_DECAY_EPOCH, cfg.SOLVER.EPOCHS
         if self.gamma:
-            costs = transport_costs(find_classifier(teacher).weight.detach(), settings.SHARPEN)
-            self.register_buffer("costs", costs, persistent=False)
+            weight, path = find_classifier(teacher).weight.detach(), settings.COST_FILE
+            distances = distances_in(path, len(weight)).to(weight) if path else cosine_distances(weight)
+            costs = transport_costs(distances, settings.SHARPEN)
+            self.register_buffer("costs", costs, persistent=bool(path))  # so that a run goes on with the same
         if self.feat_weight:
             side = cfg.DATASET.IMAGE_SIZE or 32
             shape_student, shape_teacher = (shapes[-1] for shapes in get_feat_shapes(student, teacher, (side, side)))

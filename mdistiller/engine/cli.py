@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from yacs.config import CfgNode as CN
 
 from mdistiller.dataset import DATASETS
@@ -27,16 +28,18 @@ from .found import files_to_evaluate
 from .index import Benchmark
 from .launch import Launch, select_device
 from .listing import print_config, print_names
+from .overview import print_overview
 from .places import run_of, runs_of
 from .resolve import Choices, baseline_config, distillation_config
 from .resume import SavedRun
 from .resume import resolve as resume
 from .run import run_experiment
-from .runs import BASELINE_FOLDERS, CONFIGS, folders_of
+from .runs import BASELINE_FOLDERS, CONFIGS, DEMO, folders_of
 from .signals import end_later, stoppable
 from .tables import format_classes, format_comparison, format_table, place, write_classes, write_table
 from .views import views_of
 
+CPU = torch.device("cpu")
 NETWORK = "index, name, torchvision:NAME, timm:NAME or path/net.py:NAME of your own"
 
 
@@ -65,22 +68,25 @@ def run_script(main: Callable[..., None], *arguments: Any) -> int:
 
 
 def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
-    """`distillation_train.py`: distil a teacher into a student."""
+    """`distillation_train.py`: distil a teacher into a student; without words, print what that would be."""
     parser = TrainingParser(f"Distil a teacher into a student ({benchmark.label}).")
-    parser.add_argument("--selected_student", metavar="STUDENT", help=f"{NETWORK} (default 0)")
-    parser.add_argument("--selected_teacher", metavar="TEACHER", help="the same; several by commas (default 0)")
-    parser.add_argument(
+    parser.choose.add_argument("--selected_student", metavar="STUDENT", help=f"{NETWORK} (default 0)")
+    parser.choose.add_argument("--selected_teacher", metavar="TEACHER", help="the same; several by commas (default 0)")
+    parser.choose.add_argument(
         *("--selected_distiller", "--distiller"),
         metavar="DISTILLER",
         help="index, name, or path/to/file.py:ClassName of your own (default 0)",
     )
-    parser.add_argument(
+    parser.choose.add_argument(
         "--teacher_weights", metavar="FILE", help="the teacher's weights, in any published form, or pretrained"
     )
-    demo = CONFIGS / benchmark.models / "demo.yaml"
+    demo = CONFIGS / benchmark.models / DEMO
     if demo.is_file():
-        parser.add_argument("--demo", action="store_true", help="all three trainings on small synthetic images")
+        parser.run.add_argument("--demo", action="store_true", help="all three trainings on small synthetic images")
     parser.set_defaults(demo=False)
+    if not words_of(arguments):
+        print_overview(distillation_config(benchmark, Choices(), CPU), benchmark, utils)
+        return
     flags = parser.parse(arguments)
     if flags.list is not None:
         columns = {"student": benchmark.students, "teacher": benchmark.teachers, "distiller": benchmark.distillers}
@@ -106,9 +112,12 @@ def distillation_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str
 
 
 def training_main(benchmark: Benchmark, utils: Path, arguments: Sequence[str] | None = None) -> None:
-    """`train.py`: train one network without a teacher."""
+    """`train.py`: train one network without a teacher; without words, print what that would be."""
     parser = TrainingParser(f"Train one network without a teacher ({benchmark.label}): teachers and baselines.")
-    parser.add_argument("--selected_model", metavar="MODEL", help=f"{NETWORK} (default 0)")
+    parser.choose.add_argument("--selected_model", metavar="MODEL", help=f"{NETWORK} (default 0)")
+    if not words_of(arguments):
+        print_overview(baseline_config(benchmark, Choices(), CPU), benchmark, utils)
+        return
     flags = parser.parse(arguments)
     if flags.list is not None:
         print_names(flags.list, {"model": benchmark.students})
@@ -147,27 +156,28 @@ def choose(
 def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> None:
     """`test.py`: evaluate the students found below `project`, or one weight file."""
     parser = Parser("Evaluate every distilled student, or one weight file.")
+    choose, run, look = parser.choose, parser.run, parser.look
     kinds = ", ".join(DATASETS)
-    parser.add_argument(
+    choose.add_argument(
         "--dataset",
         choices=tuple(DATASETS),
         metavar="TYPE",
         help=f"only what was trained on such data ({kinds}); the data of a file without meta",
     )
-    parser.add_argument("--all", action="store_true", help="teachers and baselines as well, those of train.py")
-    parser.add_argument(
+    choose.add_argument("--all", action="store_true", help="teachers and baselines as well, those of train.py")
+    choose.add_argument(
         "--checkpoint",
         action="append",
         metavar="FILE",
         help="weights to evaluate, in any published form; repeatable",
     )
-    parser.add_argument("--model", metavar="NAME", help="the files' network; alone: pretrained, on ImageNet")
-    parser.add_argument("--per_class", action="store_true", help="of one row: each class, and the worst confusions")
-    parser.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
-    parser.add_argument("--flip", action="store_true", help="mean logits of each image and its mirror image")
-    parser.add_argument("--ten_crop", action="store_true", help="mean logits of five crops and their mirror images")
-    parser.add_argument("--ensemble", action="store_true", help="one row of all files: the mean of their probabilities")
-    parser.add_argument(
+    choose.add_argument("--model", metavar="NAME", help="the files' network; alone: pretrained, on ImageNet")
+    look.add_argument("--per_class", action="store_true", help="of one row: each class, and the worst confusions")
+    look.add_argument("--csv", metavar="FILE", help="write the table to a CSV file too; with --per_class the classes")
+    run.add_argument("--flip", action="store_true", help="mean logits of each image and its mirror image")
+    run.add_argument("--ten_crop", action="store_true", help="mean logits of five crops and their mirror images")
+    run.add_argument("--ensemble", action="store_true", help="one row of all files: the mean of their probabilities")
+    look.add_argument(
         "--agreement",
         nargs="?",
         const=RECORDED,
@@ -219,3 +229,7 @@ def evaluation_main(project: Path, arguments: Sequence[str] | None = None) -> No
 def choices_of(flags: argparse.Namespace) -> Choices:
     names = {field.name for field in dataclasses.fields(Choices)}
     return Choices(**{name: value for name, value in vars(flags).items() if name in names})
+
+
+def words_of(arguments: Sequence[str] | None) -> Sequence[str]:
+    return sys.argv[1:] if arguments is None else arguments

@@ -14,22 +14,24 @@ from .describe import print_commands
 from .distributed import ONE, Processes
 from .identity import with_variant
 from .index import Benchmark
+from .lines import command
 from .metrics import Result
 from .networks import SEPARATOR, label_of
 from .places import runs_of
 from .resolve import baseline_config, distillation_config
 from .resume import SavedRun, find_same, with_found
 from .run import run_experiment
-from .runs import BASELINE_FOLDERS, RunFiles, folders_of
+from .runs import BASELINE_FOLDERS, PROJECT, RunFiles, folders_of, shown
 from .tables import align
 
 SUBFOLDER = "demo"  # keeps the demo's teacher apart from real ones
+PLOT = PROJECT / "tools/plot.py"  # which a clone has
 
 
 def run_demo(
     cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, resume: bool = False, processes: Processes = ONE
 ) -> None:
-    """Train a teacher where there is none, the student alone and distilled, and print the three accuracies.
+    """Train a teacher where there is none, the student alone and distilled; print what they reach, and what draws it.
 
     cfg: that of the distillation; the other two networks are trained by the same, without a teacher. resume: go on with
     the newest of those runs where there are some.
@@ -46,20 +48,23 @@ def run_demo(
     teacher = baseline_of(cfg, "TEACHER")
     saved = processes.first(lambda: find_saved(teacher, benchmark, device, utils, baseline=True))
     done = processes.first(lambda: saved.result(teacher) if saved else None)
-    result, files = done if done else run(teacher, baseline=True)
-    teacher_top1 = result.top1
-    cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(files.best))
+    result, of_teacher = done if done else run(teacher, baseline=True)
+    cfg = changed(cfg, "DISTILLER.TEACHER_WEIGHTS", str(of_teacher.best))
     distilled, files = run(cfg, baseline=False)
-    alone, _ = run(baseline_of(cfg, "STUDENT"), baseline=True)
+    alone, of_alone = run(baseline_of(cfg, "STUDENT"), baseline=True)
     method = find_method(cfg.DISTILLER.TYPE)
     label = with_variant(method.__name__, cfg, method)
     rows = [
-        ("teacher", label_of(cfg, "TEACHER"), teacher_top1),
+        ("teacher", label_of(cfg, "TEACHER"), result.top1),
         ("student alone", label_of(cfg, "STUDENT"), alone.top1),
         (f"student distilled by {label}", label_of(cfg, "STUDENT"), distilled.top1),
     ]
     print(f"\n{align([(role, network, f'top-1 {top1:.2f}') for role, network, top1 in rows])}")
     processes.first(lambda: print_commands(files, processes.share))
+    if PLOT.is_file():
+        folders = [shown(each.folder) for each in (of_teacher, of_alone, files)]
+        picture = shown(files.folder / "curves.svg")
+        print(*command("Curves:", "python", shown(PLOT), "curves", *folders, "--output", picture), sep="\n")
 
 
 def find_saved(cfg: CN, benchmark: Benchmark, device: torch.device, utils: Path, baseline: bool) -> SavedRun | None:

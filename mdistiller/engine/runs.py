@@ -21,6 +21,7 @@ PACKAGE = Path(mdistiller.__file__).resolve().parent
 PROJECT = PACKAGE.parent
 # In the package where it was installed, beside it in a clone.
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PROJECT / "configs"
+DEMO = "demo.yaml"  # among the presets of a benchmark that has one
 
 DISTILLATION_FOLDERS = "distiller_train_log", "model_distillation_pth"
 BASELINE_FOLDERS = "model_train_log", "model_pth"

@@ -33,6 +33,16 @@ MDISTILLERS = {
     "cifar100": "download_ckpts/cifar_teachers/{}_vanilla/ckpt_epoch_240.pth",
     "tiny_imagenet": "download_ckpts/tiny_imagenet_teachers/{}_vanilla/*",
 }
+# Those of CIFAR-100 and their top-1, in percent: Zhao et al., Decoupled Knowledge Distillation, CVPR 2022.
+RELEASED = {
+    "resnet32x4": 79.42,
+    "resnet56": 72.34,
+    "resnet110": 74.31,
+    "vgg13": 74.64,
+    "wrn_40_2": 75.61,
+    "ResNet50": 79.34,
+}
+FETCHER = PROJECT / "tools/teachers.py"  # which a clone has
 
 
 def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: dict[str, Any]) -> tuple[Path, list[str]]:
@@ -77,10 +87,17 @@ def find_teacher_weights(benchmark: Benchmark, cfg: CN, utils: Path, dataset: di
     place = published_weights(utils / BASELINE_FOLDERS[1], label_of(cfg, "TEACHER"))
     other = f" ({place} is of other classes)" if place.is_file() else ""
     places = f"{place}{other}, runs beside it" + (f" and {PROJECT / mdistillers}" if mdistillers else "")
+    fetching = f"fetch it ({command}), " if (command := fetching_command(cfg)) else ""
     raise UserError(
-        f"no weights of the teacher {name} for these {len(classes)} classes: looked for {places}; train it "
-        f"({training_command(benchmark, cfg, name, utils)}) or name a file with --teacher_weights"
+        f"no weights of the teacher {name} for these {len(classes)} classes: looked for {places}; "
+        f"{fetching}train it ({training_command(benchmark, cfg, name, utils)}) or name a file with --teacher_weights"
     )
+
+
+def fetching_command(cfg: CN) -> str:
+    """The command that downloads the teacher of `cfg`; empty where none does."""
+    is_released = cfg.DATASET.TYPE == "cifar100" and cfg.DISTILLER.TEACHER in RELEASED
+    return f"python {shown(FETCHER)} fetch {cfg.DISTILLER.TEACHER}" if is_released and FETCHER.is_file() else ""
 
 
 def training_command(benchmark: Benchmark, cfg: CN, name: str, utils: Path) -> str:

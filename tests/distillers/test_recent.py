@@ -1,5 +1,6 @@
 """Recent methods: what their golden numbers do not say."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,6 +66,27 @@ def test_wkd_leaves_out_a_loss_of_weight_zero(off, left):
 def test_wkd_without_any_loss_is_refused():
     with pytest.raises(UserError, match=r"^WKD.GAMMA and WKD.LOSS.FEAT_WEIGHT are both 0"):
         build_distiller("WKD", *networks(), config(**{"WKD.GAMMA": 0.0, "WKD.LOSS.FEAT_WEIGHT": 0.0}))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_wkd_s_costs_may_come_from_a_file(tmp_path, suffix):
+    path, distances = tmp_path / f"distances{suffix}", torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
+    np.save(path, distances.numpy()) if suffix == ".npy" else torch.save(distances, path)
+    cfg = config(**{"WKD.COST_FILE": str(path), "WKD.SHARPEN": 0.0})
+    costs = build_distiller("WKD", *networks(), cfg).costs
+    torch.testing.assert_close(costs, distances + 1e-8)
+
+
+@pytest.mark.parametrize("values", [None, torch.ones(9, 10), torch.full((10, 10), torch.nan), {"a": 1}, "text"])
+def test_a_file_that_holds_no_distances_is_one_line(tmp_path, values):
+    path = tmp_path / "distances.pt"
+    if values == "text":
+        path.write_text("no tensor")
+    elif values is not None:
+        torch.save(values, path)
+    with pytest.raises(UserError, match=r"^WKD.COST_FILE .*expected finite numbers \(10, 10\)") as error:
+        build_distiller("WKD", *networks(), config(**{"WKD.COST_FILE": str(path)}))
+    assert "\n" not in str(error.value)
 
 
 def test_class_maps_average_to_the_logits_without_their_bias():

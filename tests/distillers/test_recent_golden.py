@@ -9,7 +9,7 @@ import torch
 
 from mdistiller.distillers import build_distiller
 from mdistiller.distillers.CATKD import cat_loss, class_maps
-from mdistiller.distillers.WKD import transport_costs, wkd_feature_loss, wkd_logit_loss
+from mdistiller.distillers.WKD import cosine_distances, transport_costs, wkd_feature_loss, wkd_logit_loss
 from mdistiller.engine.cfg import CFG
 from tests.distillers.test_logit_golden import AFTER_WARM_UP, Fixed, tensor
 
@@ -51,7 +51,7 @@ def test_wkd_of_logits_equals_its_release(name):
     student, teacher = (tensor(role, entry, shape, entry["scale"]) for role in ("student", "teacher"))
     student.requires_grad_()
     target = torch.from_numpy(np.random.RandomState(entry["seed"] + 1).randint(0, entry["classes"], entry["batch"]))
-    costs = transport_costs(tensor("classifier", entry, entry["classifier"]), entry["SHARPEN"])
+    costs = transport_costs(cosine_distances(tensor("classifier", entry, entry["classifier"])), entry["SHARPEN"])
     settings = (entry[key] for key in ("T", "GAMMA", "LAMBDA", "ITER"))
     assert_equal(entry, wkd_logit_loss(student, teacher, target, costs, *settings), student)
 

@@ -1,21 +1,29 @@
 """The embedded default, shortened."""
 
+import shlex
 from pathlib import Path
 
+import pytest
+
 from mdistiller.engine.cli import distillation_main, evaluation_main
+from mdistiller.engine.runs import PROJECT
 from tests.engine.conftest import TINY
+from tools import plot
 
 
-def test_demo_ends_with_three_accuracies_and_three_commands(script):
+def test_demo_ends_with_three_accuracies_and_four_commands(script):
     assert script(distillation_main, "--demo", *TINY).status == 0, script.err
     lines = script.out.replace("\\\n", "").splitlines()
-    teacher, alone, distilled, _, repeat, evaluate, tensorboard = lines[-7:]
+    teacher, alone, distilled, _, repeat, evaluate, tensorboard, curves = lines[-8:]
     assert teacher.startswith("teacher ") and alone.startswith("student alone ")
     assert distilled.startswith("student distilled by SKD ")
     assert all("top-1 " in line for line in (teacher, alone, distilled))
     assert repeat.startswith("Repeat: ")
     assert script(evaluation_main, *evaluate.split()[3:]).status == 0, script.err
     assert len(list(Path(tensorboard.split()[-1]).iterdir())) == 3
+    pytest.importorskip("matplotlib")
+    plot.main(PROJECT, shlex.split(curves)[3:])
+    assert Path(curves.split()[-1]).read_text().count("<svg") == 1
 
 
 def test_demo_keeps_its_teacher_apart_and_trains_it_once(script):

@@ -377,9 +377,9 @@ def test_imagenets_networks_take_tiny_imagenet(imagenet, tiny_imagenet):
 @pytest.mark.parametrize("pair", [("ResNet34", "ResNet18"), ("ResNet50", "MobileNetV1")], ids="->".join)
 def test_student_learns_photographs_from_a_teacher_that_knows_them(shared, pair):
     files = find_images(shared / "data/imagenet_sample", "test")
-    image = torch.cat([centre_crop(decode(files.path(row), 112), 112) for row in range(32)]).float().div(255)
+    image = torch.cat([centre_crop(decode(files.path(row), 64), 64) for row in range(16)]).float().div(255)
     image = image.sub(0.45).div(0.225).contiguous(memory_format=torch.channels_last)
-    target = files.targets[:32]
+    target = files.targets[:16]
     torch.manual_seed(0)
     teacher, student = (build_model("imagenet", name, 100) for name in pair)
     with torch.no_grad():

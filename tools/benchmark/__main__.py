@@ -6,7 +6,6 @@ reading of photographs; saving, of the state that a run goes on from; processes,
 are medians of repeats in which the ways take turns.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -46,7 +45,7 @@ CHECKS = {
 
 
 def parse(arguments=None):
-    parser = FlagParser(prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = FlagParser(prog="benchmark", description=__doc__)
     parser.add_argument("--part", choices=PARTS, default="step")
     parser.add_argument("--teacher", default="resnet56", help="index or name, as in the scripts (default resnet56)")
     parser.add_argument("--student", default="resnet20", help="index or name (default resnet20)")
