@@ -28,6 +28,7 @@ PAGE = PROJECT / "docs/methods.md"
 METHODS = {method.__name__: method for name, method in DISTILLERS.items() if name != PLAIN_TRAINING}
 PAIRS = ("resnet56", "resnet20"), ("resnet32x4", "ShuffleV1")
 MEASURED_PAIR, BATCH_SIZE = ("resnet20", "resnet8"), 64
+NEWLINE = "\n"
 UNKNOWN = "\N{EN DASH}"
 HEAD = """# Methods
 
@@ -89,7 +90,7 @@ def part_of(method):
     module = sys.modules[method.__module__]
     formula = escaped(inspect.getdoc(method))
     functions = "".join(
-        f"- `{name}`: {escaped(text).replace(chr(10), chr(10) + '  ')}\n" for name, text in functions_of(module, method)
+        f"- `{name}`: {escaped(text).replace(NEWLINE, NEWLINE + '  ').replace('  ' + NEWLINE, NEWLINE)}\n" for name, text in functions_of(module, method)
     )
     rows = "".join(
         f"| `{method.section()}.{key}` | `{value}` | {meaning_of(method, key)} | {values_of(method, key)} |\n"
@@ -106,10 +107,14 @@ def functions_of(module, method):
     while texts:
         for name in re.findall(r"\b[a-z_]\w+", texts.pop(0)):
             function = vars(module).get(name)
-            if name not in found and inspect.isfunction(function) and function.__doc__:
+            if name not in found and inspect.isfunction(function) and function.__doc__ and belongs(function):
                 found[name] = inspect.getdoc(function)
                 texts.append(found[name])
     return found.items()
+
+
+def belongs(function):
+    return function.__module__.startswith("mdistiller.distillers.")
 
 
 def flat(section, above=""):
