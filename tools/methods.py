@@ -32,9 +32,9 @@ NEWLINE = "\n"
 UNKNOWN = "\N{EN DASH}"
 HEAD = """# Methods
 
-Extra parameters are those trained beside the student's, for resnet56 → resnet20 and for resnet32x4 → ShuffleV1. A step is
-that of resnet20 → resnet8 in batches of 64, on one core and relative to KD, by each method's preset. All on this page is
-what the classes say: `python tools/methods.py` writes it, `python tools/methods.py --measure` with the time of a step.
+Extra parameters are those trained beside the student's: resnet56 → resnet20 and resnet32x4 → ShuffleV1. A step
+is that of resnet20 → resnet8 in batches of 64, on one core and relative to KD, by each method's preset. All on this page
+is what the classes say: `python tools/methods.py` writes it, and with `--measure` the time of a step too.
 
 | method | venue | what it transfers | extra parameters | step |
 |---|---|---|---|---|
@@ -46,11 +46,11 @@ A student of SimKD is one network with the teacher's classifier, called by both 
 `resnet8x4+resnet32x4`.
 
 Three switches combine with them: `DISTILLER.LOGIT_STANDARDIZATION True` (CVPR 2024) for every logit-based method,
-`SOLVER.TRAINER dot` (DOT, ICCV 2023) for every method, and `SKD.FORM paper` for SKD by the paper's formulas instead of the
-released code's ([what the two forms do](skd_forms.md)).
+`SOLVER.TRAINER dot` (DOT, ICCV 2023) for every method, and `SKD.FORM paper` for SKD by the paper's formulas instead of
+the released code's ([what the two forms do](skd_forms.md)).
 
 Below, the first line under a paper's name is what the student minimises: words in capitals are settings, and what each
-function gives is said in the list. A setting is given after its section, as `KD.TEMPERATURE 2`; a [preset](presets.md)
+function gives is said in the list. A setting is given with its section, as `KD.TEMPERATURE 2`; a [preset](presets.md)
 may have another value than the default here.
 """
 
@@ -90,7 +90,8 @@ def part_of(method):
     module = sys.modules[method.__module__]
     formula = escaped(inspect.getdoc(method))
     functions = "".join(
-        f"- `{name}`: {escaped(text).replace(NEWLINE, NEWLINE + '  ').replace('  ' + NEWLINE, NEWLINE)}\n" for name, text in functions_of(module, method)
+        f"- `{name}`: {escaped(text).replace(NEWLINE, NEWLINE + '  ').replace('  ' + NEWLINE, NEWLINE)}\n"
+        for name, text in functions_of(module, method)
     )
     rows = "".join(
         f"| `{method.section()}.{key}` | `{value}` | {meaning_of(method, key)} | {values_of(method, key)} |\n"
