@@ -174,7 +174,11 @@ def first_image(loader: Any, role: str, dtype: torch.dtype) -> torch.Tensor:
         is_right = image.dim() == 4 and image.dtype == dtype and label.shape == image.shape[:1]
         is_right = is_right and label.dtype == torch.int64
         got = f"{image.dtype} {tuple(image.shape)} and {label.dtype} {tuple(label.shape)}"
-    except (AttributeError, TypeError, ValueError, KeyError, StopIteration) as error:
+    except StopIteration:
+        raise UserError(
+            f"the {role} loader is empty; give it images, or fewer a batch where it leaves out the last (drop_last)"
+        ) from None
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
         is_right, got = False, f"{type(error).__name__}: {error}"
     if not is_right:
         expected = f"batches of {dtype} images (batch, 3, side, side) and int64 classes (batch,)"

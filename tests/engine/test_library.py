@@ -78,7 +78,7 @@ BAD = {
     "float labels": ({"train": loader(IMAGES, LABELS.float())}, "int64 classes"),
     "no labels": ({"train": loader(IMAGES)}, "not enough values"),
     "no loader": ({"train": 5}, "no batches"),
-    "empty": ({"train": loader(IMAGES[:0], LABELS[:0])}, "no batches"),
+    "empty": ({"train": loader(IMAGES[:0], LABELS[:0])}, "training loader is empty"),
     "no length": ({"train": iter([(IMAGES, LABELS)])}, "no attribute 'dataset'"),
     "unknown method": ({"method": "KDD"}, "unknown distiller 'KDD'"),
     "no teacher": ({"method": "USKD"}, "has no teacher"),
@@ -97,6 +97,12 @@ def test_what_does_not_fit_is_one_line(run, name):
     with pytest.raises(UserError) as error:
         run(**options)
     assert part in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_loader_that_leaves_out_its_only_batch_is_called_empty(run):
+    train = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=64, drop_last=True)
+    with pytest.raises(UserError, match=r"the training loader is empty; .*drop_last"):
+        run(train=train)
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
