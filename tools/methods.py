@@ -15,7 +15,7 @@ if not __package__:  # run as a file, beside which Python would look for modules
 import torch
 
 from mdistiller.distillers import DISTILLERS, PLAIN_TRAINING
-from mdistiller.engine.cfg import CFG
+from mdistiller.engine.cfg import CFG, changed
 from mdistiller.engine.cli import run_script
 from mdistiller.engine.flags import FlagParser
 from mdistiller.engine.index import CIFAR100
@@ -33,8 +33,8 @@ UNKNOWN = "\N{EN DASH}"
 HEAD = """# Methods
 
 Extra parameters are those trained beside the student's: resnet56 → resnet20 and resnet32x4 → ShuffleV1. A step
-is that of resnet20 → resnet8 in batches of 64, on one core and relative to KD, by each method's preset. All on this page
-is what the classes say: `python tools/methods.py` writes it, and with `--measure` the time of a step too.
+is that of resnet20 → resnet8 in batches of 64, on one core and relative to KD, by each method's preset. All of it is
+what the classes say: `python tools/methods.py` writes it, and with `--measure` the time of a step too.
 
 | method | venue | what it transfers | extra parameters | step |
 |---|---|---|---|---|
@@ -162,6 +162,9 @@ def measured_steps():
     torch.set_num_threads(1)
     device = torch.device("cpu")
     configs = {name: cost.config_of_method(name, MEASURED_PAIR, BATCH_SIZE, device) for name in METHODS}
+    for name, method in METHODS.items():
+        if "INITIAL" in method.defaults:  # whose steps would come first
+            configs[name] = changed(configs[name], f"{method.section()}.INITIAL.EPOCHS", 0)
     found = cost.measure({name: cost.training_of(cfg, device) for name, cfg in configs.items()}, device)
     least = {times.name: min(times.seconds) for times in found}
     return {
