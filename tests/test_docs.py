@@ -9,17 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mdistiller.distillers import DISTILLERS
 from mdistiller.engine.cfg import CFG
 from mdistiller.engine.cli import distillation_main, evaluation_main, training_main
 from mdistiller.engine.index import CIFAR100, IMAGENET
-from mdistiller.models import build_model
+from tools import method_settings, methods
 
 PROJECT = Path(__file__).resolve().parents[1]
-README, TABLE = (PROJECT / name for name in ("README.md", "docs/methods.md"))
+README = PROJECT / "README.md"
 PAGES = [README, PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
-METHODS = {method.__name__: method for name, method in DISTILLERS.items() if name != "NONE"}
-EXTRA_PAIRS = [("resnet56", "resnet20"), ("resnet32x4", "ShuffleV1")]
 PUBLISHED = 9  # indices of each column
 
 
@@ -35,32 +32,21 @@ def table_of(page, first_column):
     return rows
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_each_method_has_its_row(name):
-    method = METHODS[name]
-    rows = {row[0]: row for row in table_of(TABLE, "method ")}
-    assert name in rows, f"docs/methods.md lacks | {name} | {method.venue} | {method.transfers} | none |"
-    assert rows[name][1:3] == [method.venue or "\N{EN DASH}", method.transfers]
+def test_the_page_of_methods_is_what_the_classes_say():
+    kept = {name: cells[-2:] for name, cells in methods.rows_of(methods.PAGE).items()}
+    missing = {name: ["none", methods.UNKNOWN] for name in methods.METHODS if name not in kept}
+    written = methods.PAGE.read_text(encoding="utf-8")
+    assert methods.page(kept | missing) == written, "docs/methods.md is old; type python tools/methods.py"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", methods.METHODS)
 def test_each_method_s_row_counts_its_extra_parameters(name):
-    cell = {row[0]: row for row in table_of(TABLE, "method ")}[name][3]
-    counts = []
-    for teacher, student in EXTRA_PAIRS:
-        networks = [build_model("cifar100", network, 100) for network in (student, teacher)]
-        method = METHODS[name].build(*networks, CFG.clone(), num_data=10)
-        counts.append(method.get_extra_parameters())
-    assert [rounded(count) for count in dict.fromkeys(counts)] == cell.split(", ")
+    assert methods.rows_of(methods.PAGE)[name][-2] == methods.extra_parameters(methods.METHODS[name])
 
 
-def rounded(count):
-    """A number of parameters as the table has it: in thousands or millions, to two digits or whole thousands."""
-    if count < 1000:
-        return str(count) if count else "none"
-    if count < 10_000:
-        return f"{count / 1000:.1f} k"
-    return f"{count / 1000:.0f} k" if count < 10**6 else f"{count / 10**6:.1f} M"
+def test_words_are_kept_for_settings_that_are_there_alone():
+    keys = {f"{each.section()}.{key}" for each in methods.METHODS.values() for key, _ in methods.flat(each.defaults)}
+    assert {*method_settings.OWN} <= keys
 
 
 def test_the_published_indices_are_those_of_the_code():

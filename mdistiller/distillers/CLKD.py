@@ -41,7 +41,9 @@ def class_correlation_loss(logits_student: torch.Tensor, logits_teacher: torch.T
 
 
 class CLKD(LogitDistiller):
-    """λ · cross-entropy + μ · (instance + β · class) + ν · class correlation."""
+    """CE_WEIGHT · cross-entropy + KD_WEIGHT · (instance_loss + BETA · class_loss)
+    + CORRELATION_WEIGHT · class_correlation_loss.
+    """
 
     defaults = {"BETA": 2.0, "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.5, "CORRELATION_WEIGHT": 0.4}}
     checks = dict.fromkeys(("BETA", "LOSS.CE_WEIGHT", "LOSS.KD_WEIGHT", "LOSS.CORRELATION_WEIGHT"), WEIGHT)

@@ -31,7 +31,7 @@ def curriculum(epoch: int, epochs: int) -> float:
 
 
 class CTKD(LogitDistiller):
-    """KD whose temperature is learnt against the student: it maximises the loss that the student minimises.
+    """CE_WEIGHT · cross-entropy + KD_WEIGHT · kd_loss, at a temperature that maximises it as the student minimises it.
 
     One global temperature T_START + T_RANGE · sigmoid(`global_t`); the curriculum lets its gradient grow from none.
     """

@@ -26,7 +26,7 @@ def kd_loss(
 
 
 class KD(LogitDistiller):
-    """CE_WEIGHT · cross-entropy + KD_WEIGHT · T² KL."""
+    """CE_WEIGHT · cross-entropy + KD_WEIGHT · kd_loss."""
 
     defaults = {"TEMPERATURE": 4, "LOSS": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9}}
     checks = {"TEMPERATURE": TEMPERATURE, "LOSS.CE_WEIGHT": WEIGHT, "LOSS.KD_WEIGHT": WEIGHT}

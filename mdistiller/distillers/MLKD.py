@@ -55,7 +55,9 @@ def confidence_shares(logits_teacher: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 class MLKD(LogitDistiller):
-    """CE_WEIGHT · cross-entropy + KD_WEIGHT · (instance + class + batch alignment), summed over TEMPERATURES.
+    """CE_WEIGHT · cross-entropy + KD_WEIGHT · the three alignments, summed over TEMPERATURES.
+
+    They are kd_loss and class_correlation_loss, scaled by confidence_shares, and batch_correlation_loss.
 
     Standardisation concerns the instance alignment alone, as in Logit Standardization's release: of standardised logits
     the correlations nearly vanish.

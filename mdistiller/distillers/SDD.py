@@ -50,7 +50,7 @@ def sdd_loss(
 
 
 class SDD(LogitDistiller):
-    """CE_WEIGHT · cross-entropy + warm-up · sdd_loss."""
+    """CE_WEIGHT · cross-entropy + warm-up · sdd_loss of region_logits."""
 
     defaults = {
         "SCALES": [1, 2, 4],  # cells a side of each grid of regions, the whole map first

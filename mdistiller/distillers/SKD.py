@@ -29,7 +29,7 @@ def direction_loss(
 
 
 class SKD(LogitDistiller):
-    """CE_WEIGHT · cross-entropy + INSTANCE_WEIGHT · instance + DIRECTION_WEIGHT · direction.
+    """CE_WEIGHT · cross-entropy + INSTANCE_WEIGHT · kd_loss + DIRECTION_WEIGHT · direction_loss.
 
     FORM released: the instance term is T² KL times the share of low-confidence samples, the direction term takes Gram
     matrices over the number of classes and is scaled by the share of low-confidence classes (see `confidence_shares`).
