@@ -163,6 +163,7 @@ def measured_steps():
     device = torch.device("cpu")
     configs = {name: cost.config_of_method(name, MEASURED_PAIR, BATCH_SIZE, device) for name in METHODS}
     for name, method in METHODS.items():
+        configs[name] = changed(configs[name], "SOLVER.LR", 1e-6)  # at which no untrained network diverges
         if "INITIAL" in method.defaults:  # whose steps would come first
             configs[name] = changed(configs[name], f"{method.section()}.INITIAL.EPOCHS", 0)
     found = cost.measure({name: cost.training_of(cfg, device) for name, cfg in configs.items()}, device)
