@@ -88,7 +88,10 @@ def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> n
     pooled = (heads[0].input if heads else None) or value
     maps = find_maps(written, value, pooled)
     if not maps:
-        raise UserError(f"network {name} has no maps of features (batch, channels, height, width) or tokens")
+        raise UserError(
+            f"network {name} has no maps of features; expected maps (batch, channels, height, width), or tokens, before "
+            "its classifier"
+        )
     tensors = [replace(each.feat, activation=None).finish(written.tensors[each.value]) for each in maps]
     contract.channels = [tensor.shape[1] for tensor in tensors]
     contract.norms = norms_before(written, maps, [tensor.shape for tensor in tensors])
