@@ -41,7 +41,9 @@ def test_the_page_of_methods_is_what_the_classes_say():
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_each_method_s_row_counts_its_extra_parameters(name):
-    assert methods.rows_of(methods.PAGE)[name][-2] == methods.extra_parameters(methods.METHODS[name])
+    rows = methods.rows_of(methods.PAGE)
+    assert name in rows, f"docs/methods.md lacks {name}; type python tools/methods.py"
+    assert rows[name][-2] == methods.extra_parameters(methods.METHODS[name])
 
 
 def test_words_are_kept_for_settings_that_are_there_alone():

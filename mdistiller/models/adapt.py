@@ -89,8 +89,8 @@ def adapt(network: nn.Module, name: str, num_classes: int, image_size: int) -> n
     maps = find_maps(written, value, pooled)
     if not maps:
         raise UserError(
-            f"network {name} has no maps of features; expected maps (batch, channels, height, width), or tokens, before "
-            "its classifier"
+            f"network {name} has no maps of features; expected maps (batch, channels, height, width), or tokens, "
+            "before its classifier"
         )
     tensors = [replace(each.feat, activation=None).finish(written.tensors[each.value]) for each in maps]
     contract.channels = [tensor.shape[1] for tensor in tensors]
