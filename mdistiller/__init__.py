@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mdistiller.dataset import Data, build_data
     from mdistiller.distillers import Distiller, build_distiller
+    from mdistiller.engine.api import distill, evaluate, make_config, start_run
     from mdistiller.engine.cfg import CFG
-    from mdistiller.engine.library import distill, evaluate, make_config, start_run
     from mdistiller.engine.metrics import Result
     from mdistiller.engine.students import load_student
     from mdistiller.engine.trainer import Trainer
@@ -36,7 +36,7 @@ _HOMES = {
     "dataset": ("Data", "build_data"),
     "distillers": ("Distiller", "build_distiller"),
     "engine.cfg": ("CFG",),
-    "engine.library": ("distill", "evaluate", "make_config", "start_run"),
+    "engine.api": ("distill", "evaluate", "make_config", "start_run"),
     "engine.metrics": ("Result",),
     "engine.students": ("load_student",),
     "engine.trainer": ("Trainer",),

@@ -17,7 +17,7 @@ if not __package__:  # run as a file, beside which Python would look for modules
 
 from mdistiller.checks import whole
 from mdistiller.engine.cli import run_script
-from mdistiller.engine.flags import KEY, PAIRS_HELP, FlagParser
+from mdistiller.engine.flags import PAIRS_HELP, FlagParser, names_and_pairs
 from mdistiller.engine.launch import select_device
 from mdistiller.engine.runs import PROJECT
 from mdistiller.errors import UserError
@@ -64,10 +64,7 @@ def parse(arguments=None):
     parser.add_argument("--batch_size", type=int, help="of cost (default 64)")
     parser.add_argument("--device", help="cpu, cuda … (default CUDA where there is a GPU, else the CPU)")
     flags = parser.parse(arguments)
-    words = [*flags.inputs, *flags.pairs]
-    keys = [place for place, word in enumerate(words) if KEY.fullmatch(word) and not Path(word).exists()]
-    first = keys[0] if keys else len(words)
-    flags.inputs, flags.pairs = words[:first], words[first:]
+    flags.inputs, flags.pairs = names_and_pairs([*flags.inputs, *flags.pairs])
     check(flags)
     return flags
 

@@ -24,7 +24,7 @@ from mdistiller.engine import cfg as config
 from mdistiller.engine.cli import run_script
 from mdistiller.engine.effects import check_evaluation
 from mdistiller.engine.ending import tell
-from mdistiller.engine.flags import KEY, PAIRS_HELP, FlagParser
+from mdistiller.engine.flags import PAIRS_HELP, FlagParser, names_and_pairs
 from mdistiller.engine.launch import select_device
 from mdistiller.engine.metrics import count_correct
 from mdistiller.engine.networks import label
@@ -64,10 +64,7 @@ def parse(arguments=None):
     parser.add_argument("--seed", type=int, default=2021, help="of the order of images, and of the first weights")
     parser.add_argument("--device", help="cpu, cuda … (default CUDA where there is a GPU, else the CPU)")
     flags = parser.parse(arguments)
-    words = [*flags.checkpoints, *flags.pairs]
-    keys = [place for place, word in enumerate(words) if KEY.fullmatch(word) and not Path(word).exists()]
-    first = keys[0] if keys else len(words)
-    flags.checkpoints, flags.pairs = words[:first], words[first:]
+    flags.checkpoints, flags.pairs = names_and_pairs([*flags.checkpoints, *flags.pairs])
     if not flags.checkpoints:
         raise UserError("no weights are named; name some, by file, folder or run")
     if flags.num_classes is not None:

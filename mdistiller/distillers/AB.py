@@ -86,6 +86,3 @@ class AB(StagedDistiller):
             maps = pool_larger(connector(feat_student), feat_teacher)
             losses.append(boundary_loss(*maps, self.margin) / 2**depth)
         return student.logits, {"loss_initial": SCALE * total(losses)}
-
-    def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
-        return {}

@@ -65,6 +65,3 @@ class FSP(StagedDistiller):
         theirs = [feat for _, feat in stages]
         losses = [flow_loss(flow(*s), flow(*t)) for s, t in zip(pairwise(ours), pairwise(theirs), strict=True)]
         return student.logits, {"loss_initial": total(losses)}
-
-    def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
-        return {}

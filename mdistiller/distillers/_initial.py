@@ -8,7 +8,7 @@ from torch import nn
 from mdistiller.checks import COUNT, list_of, number, whole
 from mdistiller.errors import UserError
 
-from ._base import Distiller
+from ._base import Distiller, Output
 
 INITIAL = {"EPOCHS": 30, "LR": 0.0, "LR_DECAY_STAGES": []}  # LR 0: that of SOLVER, constant but for these stages
 INITIAL_CHECKS = {
@@ -49,6 +49,10 @@ class StagedDistiller(Distiller):
         whichever network it runs, for the progress shown, and a dict of scalar losses.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward_initial")
+
+    def losses(self, student: Output, teacher: Output, target: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Those of the student's own epochs beside the cross-entropy: none, where the initial stage is all."""
+        return {}
 
     def get_initial_parameters(self) -> list[nn.Parameter]:
         """Parameters for the optimiser of the initial stage."""

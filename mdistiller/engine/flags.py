@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mdistiller.errors import UserError, nearest
@@ -13,6 +14,13 @@ from .places import NEWEST
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)+")  # of the config
 PAIRS_HELP = "config keys and values that override all else, such as SOLVER.EPOCHS 60"
+
+
+def names_and_pairs(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`words` before the first that is a key of the config and no file's name, and those from it on."""
+    keys = [place for place, word in enumerate(words) if KEY.fullmatch(word) and not Path(word).exists()]
+    first = keys[0] if keys else len(words)
+    return list(words[:first]), list(words[first:])
 
 
 class Paragraphs(argparse.HelpFormatter):
